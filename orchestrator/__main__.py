@@ -1,0 +1,5 @@
+"""``python -m orchestrator`` is ``prunesweep``."""
+
+from orchestrator.cli import main
+
+main()

@@ -1,0 +1,18 @@
+"""A sweep's records as plain rows, read from its Parquet view."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orchestrator.store.parquet import load_results as _table
+
+
+def load_results(sweep: str | Path) -> list[dict[str, Any]]:
+    """One mapping a trial, with the columns of ``trials.parquet``; the view is brought up to date first.
+
+    Args:
+        sweep: the sweep's folder, e.g. ``runs/quickstart``.
+    """
+    rows: list[dict[str, Any]] = _table(Path(sweep)).to_pylist()
+    return rows

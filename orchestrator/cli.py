@@ -1,0 +1,286 @@
+"""The command line: plan, run, status, list, ui. Bad input is one message and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.spec.errors import SpecError, nearest
+from orchestrator.spec.search_space import SearchSpace, parse_yaml
+from orchestrator.sweep.planning import Plan
+from orchestrator.sweep.planning import plan as make_plan
+
+app = typer.Typer(
+    help="Sweeps over network pruning methods, sparsities and retraining schedules.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The search space.")]
+Store = Annotated[Path, typer.Option("--out", help="The store that sweeps share.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, e.g. --set data.path=images (repeatable)."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable, on standard output, nothing else.")]
+
+
+def main() -> None:
+    """Entry point; the user's own modules are found in the current folder."""
+    sys.path.insert(0, os.getcwd())
+    app()
+
+
+@app.command()
+def plan(space: SpaceFile, out: Store = Path("runs"), settings: Settings = None, as_json: AsJson = False) -> None:
+    """Resolve and check everything; train nothing."""
+    with _errors():
+        planned = make_plan(SearchSpace.load(space, _settings(settings)))
+        facts = _facts(planned, out)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = Table(title=f"{planned.space.name}: {facts['question'] or 'no question given'}", title_justify="left")
+    for name, justify in (("arm", "left"), ("method", "left"), ("axes", "left"), ("trials", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for arm in facts["arms"]:
+        table.add_row(arm["arm"], arm["method"], ", ".join(arm["axes"]), str(arm["trials"]))
+    _out.print(table)
+    stages = facts["stages"]
+    _out.print(
+        f"{facts['trials']} trials, {facts['done']} done already; "
+        f"{stages['baseline']} distinct baselines, {stages['sparse_training']} sparse trainings, "
+        f"{stages['importance']} importance scores shared by them"
+    )
+    if facts["repeated"]:
+        _out.print(f"{facts['repeated']} more points resolve to trials planned before; each runs once")
+
+
+@app.command()
+def run(
+    space: SpaceFile,
+    out: Store = Path("runs"),
+    address: Annotated[str, typer.Option(help="local, auto, or HOST:PORT of a Ray cluster.")] = "local",
+    settings: Settings = None,
+    retry_failed: Annotated[bool, typer.Option(help="Run trials again that failed before.")] = False,
+) -> None:
+    """Run or resume a sweep. Exit 0: every trial ended well; 1: some failed; 2: bad search space."""
+    from orchestrator.sweep.running import SweepBusy
+    from orchestrator.sweep.running import run as run_sweep
+
+    with _errors():
+        try:
+            outcome = run_sweep(
+                SearchSpace.load(space, _settings(settings)), out=out, address=address, retry_failed=retry_failed
+            )
+        except SweepBusy as busy:
+            _fail(str(busy))
+    for warning in outcome.warnings:
+        _err.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    again = " ".join(["prunesweep run", *sys.argv[2:]])
+    if outcome.interrupted:
+        _err.print(f"stopped; what has ended is kept. Resume with: {again}", markup=False, soft_wrap=True)
+        raise typer.Exit(130)
+    _summary(outcome.folder, outcome.plan)
+    trained = ", ".join(f"{count} {name}" for name, count in outcome.trained.items()) or "no shared stage"
+    _out.print(
+        f"executed {outcome.executed} of {len(outcome.plan.trials)} trials, computed {trained}, "
+        f"measured {outcome.measured} latencies",
+        soft_wrap=True,
+    )
+    _out.print(f"records and tables: {outcome.folder}", soft_wrap=True, markup=False)
+    _out.print(f"MLflow: prunesweep ui --out {out}", soft_wrap=True, markup=False)
+    if outcome.failures:
+        by_reason: dict[str, list[str]] = {}
+        for failure in outcome.failures:
+            by_reason.setdefault(f"{failure.status}: {failure.error}", []).append(failure.trial_id)
+        for reason, ids in by_reason.items():
+            _err.print(f"{len(ids)} {reason} ({', '.join(ids)})", markup=False, soft_wrap=True)
+        _err.print(f"{len(outcome.failures)} trials failed; run them again with: {again} --retry-failed", markup=False)
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or its folder.")],
+    out: Store = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Done, running, failed, waiting; the best so far; time left."""
+    from orchestrator.sweep.state import state_of
+
+    folder = Path(sweep) if (Path(sweep) / "searchspace.yaml").exists() else out / sweep
+    if not (folder / "searchspace.yaml").exists():
+        known = [path.parent.name for path in out.glob("*/searchspace.yaml")]
+        _fail(f"no sweep {sweep!r} under {out}{nearest(sweep, known)}")
+    with _errors():
+        facts = state_of(folder)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    _out.print(
+        f"{facts['sweep']}: {facts['planned']} trials: {facts['done']} done, {facts['running']} running, "
+        f"{facts['failed']} failed, {facts['waiting']} waiting"
+    )
+    if facts["seconds_left"] is not None:
+        from orchestrator.sweep.progress import duration
+
+        _out.print(f"about {duration(facts['seconds_left'])} left")
+    best = facts["best"]
+    if best is not None:
+        told = ", ".join(f"{name} {value}" for name, value in best["point"].items())
+        _out.print(
+            f"best {best['metric']} so far: {best['value']:.4f} ({best['arm']}: {told}), trial {best['trial_id']}"
+        )
+
+
+@app.command("list")
+def list_names(
+    what: Annotated[str, typer.Argument(metavar="methods|models|data|schedules|metrics|searches|papers")],
+    as_json: AsJson = False,
+) -> None:
+    """What can be named in a search space: parameters, defaults, source."""
+    from orchestrator.sweep.catalogue import KINDS, catalogue
+
+    if what not in KINDS:
+        _fail(f"unknown list {what!r}{nearest(what, KINDS)}")
+    entries = catalogue(what)
+    if as_json:
+        print(json.dumps(entries, indent=2))
+        return
+    columns = list(entries[0]) if entries else []
+    table = Table(show_lines=True)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for entry in entries:
+        table.add_row(*(_cell(entry[column]) for column in columns))
+    _out.print(table)
+
+
+@app.command()
+def ui(
+    out: Store = Path("runs"),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """MLflow's own user interface on the store."""
+    from orchestrator.store.mlflow_store import tracking_uri
+
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (out / "mlflow.db").exists():
+        _fail(f"{out / 'mlflow.db'} is not there: run a sweep first, or name its store with --out")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri(out)]
+    command += ["--host", host, "--port", str(port)]
+    with subprocess.Popen(command) as server:
+        try:
+            raise typer.Exit(server.wait())
+        except KeyboardInterrupt:
+            server.send_signal(signal.SIGINT)
+
+
+def _summary(folder: Path, planned: Plan) -> None:
+    """Mean and deviation over seeds, one row a setting."""
+    from orchestrator.analysis.aggregate import settings
+    from orchestrator.analysis.load import load_results
+
+    ids = {trial.trial_id for trial in planned.trials}
+    rows = [row for row in load_results(folder) if row["trial_id"] in ids]
+    order = {trial.trial_id: i for i, trial in enumerate(planned.trials)}
+    rows.sort(key=lambda row: order[row["trial_id"]])
+    table = Table(title=planned.space.question or planned.space.name, title_justify="left")
+    found = settings(rows, planned.varied)
+    axes = [name for name in planned.varied if name != "seed"]
+    for name in ("arm", *(axis.rpartition(".")[2] for axis in axes)):
+        table.add_column(name)
+    metrics = {
+        "dense_accuracy": "dense %",
+        "pruned_accuracy": "pruned %",
+        "accuracy": "retrained %",
+        "mac_sparsity": "MACs",
+        "param_sparsity": "params",
+        "latency_speedup": "speed-up",
+    }
+    for title in (*metrics.values(), "n"):
+        table.add_column(title, justify="right")
+    for setting in found:
+        values = [setting.metric(name) for name in metrics]
+        cells = [_mean(value, name) for value, name in zip(values, metrics, strict=True)]
+        count = str(len(setting.rows)) + (f" ({setting.ended_badly} failed)" if setting.ended_badly else "")
+        table.add_row(setting.arm, *(_cell(setting.point.get(name)) for name in axes), *cells, count)
+    _out.print(table)
+
+
+def _mean(value: Any, name: str) -> str:
+    if value is None:
+        return ""
+    if name == "latency_speedup":
+        return f"{value.mean:.2f}x"
+    if name.endswith("_sparsity"):
+        return f"-{value.mean:.1%}"
+    return f"{value.mean:.2%}".rstrip("%") + ("" if value.sd is None else f" ± {100 * value.sd:.2f}")
+
+
+def _facts(planned: Plan, out: Path) -> dict[str, Any]:
+    from orchestrator.store.records import recorded_ids
+
+    recorded = recorded_ids(out / planned.space.name)
+    arms: dict[str, dict[str, Any]] = {}
+    for trial in planned.trials:
+        fresh = {"arm": trial.arm, "method": trial.spec.method.name, "axes": list(trial.point), "trials": 0}
+        arms.setdefault(trial.arm, fresh)["trials"] += 1
+    return {
+        "sweep": planned.space.name,
+        "question": planned.space.question,
+        "trials": len(planned.trials),
+        "repeated": planned.repeated,
+        "done": sum(trial.trial_id in recorded for trial in planned.trials),
+        "stages": {name: planned.count(name) for name in ("baseline", "importance", "sparse_training")},
+        "arms": list(arms.values()),
+        "trial_ids": [trial.trial_id for trial in planned.trials],
+    }
+
+
+def _settings(given: list[str] | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for text in given or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise SpecError("--set", f"must be KEY=VALUE, found {text!r}")
+        found[key] = parse_yaml(value, f"--set {key}")
+    return found
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {inner}" for key, inner in value.items())
+    return str(value)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except SpecError as error:
+        _fail(str(error))
+    except PermissionError as error:
+        _fail(f"{error.filename}: {error.strerror}")
+
+
+def _fail(message: str) -> None:
+    _err.print(f"error: {message}", markup=False, soft_wrap=True)
+    raise typer.Exit(2)

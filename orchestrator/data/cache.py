@@ -1,0 +1,153 @@
+"""Images decoded once per machine into memory-mapped Arrow files."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow
+from numpy.typing import NDArray
+
+from orchestrator.data.source import DataError, Source
+
+FORMAT = 1
+"""Part of every folder's name: raise it when the files' layout changes, and old ones are left alone."""
+
+_METADATA = "metadata.json"
+_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Read-only views of the memory map: images N x H x W x C (uint8), labels (int64); statistics in 0..1 units."""
+
+    train_images: NDArray[np.uint8]
+    train_labels: NDArray[np.int64]
+    test_images: NDArray[np.uint8]
+    test_labels: NDArray[np.int64]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def cached(source: Source, key: str, folder: Path) -> Decoded:
+    """The decoded images of ``source``, from ``folder/v<FORMAT>-<key>``, which is built where missing or damaged.
+
+    Of several processes that ask at once, one decodes and the others wait for it. A process that dies while decoding
+    leaves nothing that blocks or is mistaken for a finished set.
+    """
+    place = folder / f"v{FORMAT}-{key}"
+    found = _opened(place, source)
+    if found is not None:
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(place.with_name(place.name + ".lock")):
+        found = _opened(place, source)  # someone else may have built it while we waited
+        if found is None:
+            _build(source, place)
+            found = _opened(place, source)
+    if found is None:
+        raise DataError(f"decoded images in {str(place)!r} cannot be read back")
+    return found
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Holds an exclusive lock on ``file``, which the kernel lets go of when the holder dies."""
+    with file.open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+
+
+def _opened(place: Path, source: Source) -> Decoded | None:
+    """The views, or `None` where the folder is missing, incomplete or damaged."""
+    try:
+        metadata = json.loads((place / _METADATA).read_text())
+        train_images, train_labels = _mapped(place / "train.arrow", metadata["train"])
+        test_images, test_labels = _mapped(place / "test.arrow", metadata["test"])
+        mean, std = source.statistics or (metadata["mean"], metadata["std"])
+    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException):
+        return None
+    return Decoded(train_images, train_labels, test_images, test_labels, tuple(mean), tuple(std))
+
+
+def _mapped(file: Path, expected: dict[str, Any]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    if file.stat().st_size != expected["bytes"]:
+        raise ValueError(f"{file} is not {expected['bytes']} bytes long")
+    batch = pyarrow.ipc.open_file(pyarrow.memory_map(str(file))).get_batch(0)
+    shape = expected["shape"]
+    images = np.frombuffer(batch.column(0).buffers()[1], dtype=np.uint8, count=int(np.prod(shape))).reshape(shape)
+    return images, batch.column(1).to_numpy(zero_copy_only=True)
+
+
+def _build(source: Source, place: Path) -> None:
+    partial = place.with_name(place.name + ".partial")
+    for leftover in (partial, place):  # of a crashed builder, or damaged: we hold the lock, so nobody is writing
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    partial.mkdir()
+    try:
+        mean, std, train = _write(source, "train", partial)
+        _, _, test = _write(source, "test", partial)
+        (partial / _METADATA).write_text(json.dumps({"mean": mean, "std": std, "train": train, "test": test}))
+        partial.rename(place)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write(
+    source: Source, split: Literal["train", "test"], folder: Path
+) -> tuple[list[float], list[float], dict[str, Any]]:
+    """Writes one split; returns its channel means and deviations, and its entry in the metadata.
+
+    The pixels pass through a file of their own: one record batch (so that the images are one block of the map) has to
+    be handed to Arrow whole, and a large set does not fit in memory.
+    """
+    raw = folder / f"{split}.raw"
+    shape = (source.size, source.size, source.channels)
+    labels: list[int] = []
+    with raw.open("wb") as pixels:
+        for i, (image, label) in enumerate(source.train() if split == "train" else source.test()):
+            if image.shape != shape or image.dtype != np.uint8:
+                raise DataError(f"{split} image {i} is {image.dtype} {image.shape}, not uint8 {shape}")
+            if not 0 <= label < len(source.classes):
+                raise DataError(f"label {label} of {split} image {i} is not one of {len(source.classes)} classes")
+            pixels.write(np.ascontiguousarray(image).data)
+            labels.append(label)
+    if not labels:
+        raise DataError(f"no {split} images")
+    images = np.memmap(raw, dtype=np.uint8, mode="r", shape=(len(labels), *shape))
+    mean, std = _statistics(images)
+    kind = pyarrow.binary(int(np.prod(shape)))
+    column = pyarrow.Array.from_buffers(kind, len(labels), [None, pyarrow.py_buffer(images)])
+    batch = pyarrow.record_batch([column, pyarrow.array(labels, pyarrow.int64())], names=["image", "label"])
+    file = folder / f"{split}.arrow"
+    with file.open("wb") as sink:
+        with pyarrow.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        sink.flush()
+        os.fsync(sink.fileno())  # the rename must not reach the disk before the content
+    raw.unlink()
+    return mean, std, {"shape": list(images.shape), "bytes": file.stat().st_size}
+
+
+def _statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Channel means and deviations in 0..1 units, from exact integer sums: the same on every machine."""
+    total = np.zeros(images.shape[3], dtype=np.uint64)
+    squares = np.zeros_like(total)
+    for start in range(0, len(images), _CHUNK):
+        chunk = images[start : start + _CHUNK]
+        total += chunk.sum(axis=(0, 1, 2), dtype=np.uint64)
+        squares += np.square(chunk, dtype=np.uint16).sum(axis=(0, 1, 2), dtype=np.uint64)  # 255 ** 2 fits
+    count = images[..., 0].size
+    mean = [int(t) / count for t in total]
+    std = [max(int(s) / count - m * m, 0.0) ** 0.5 for s, m in zip(squares, mean, strict=True)]
+    return [m / 255 for m in mean], [max(s, 1.0) / 255 for s in std]

@@ -1,0 +1,95 @@
+"""Gates: factors on the channels of a network, for methods that differentiate by them or train them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from orchestrator.methods.base import Channels, filters, norms
+from orchestrator.surgery.groups import ChannelGroup
+
+
+@dataclass
+class Gate:
+    """A factor for each output channel of one layer. ``channels``: the layer's channels of each unit of the group."""
+
+    group: str
+    layer: str
+    values: Tensor
+    channels: Channels
+
+
+def gate_sites(model: nn.Module, group: ChannelGroup) -> list[tuple[str, Channels]]:
+    """The layers to gate so that each way into the group's channels passes one gate.
+
+    Batch-norm layers where the group has any (a factor before batch-norm would be normalised away), else the
+    convolutions and linear layers themselves. A layer fed by a layer of the same group (a depthwise convolution) is
+    gated too: zero stays zero through it only without a bias.
+    """
+    sites = [(name, channels) for name, _, channels in norms(group, model)]
+    return sites or [(name, channels) for name, _, channels in filters(group, model)]
+
+
+@contextmanager
+def gated(model: nn.Module, groups: Sequence[ChannelGroup]) -> Iterator[list[Gate]]:
+    """Gates of value 1 on every group for as long as the context lasts; differentiate by ``gate.values``."""
+    gates: list[Gate] = []
+    handles: list[RemovableHandle] = []
+    try:
+        for group in groups:
+            for layer, channels in gate_sites(model, group):
+                module = model.get_submodule(layer)
+                weight = module.weight
+                assert isinstance(weight, Tensor)
+                gate = Gate(group.name, layer, torch.ones(len(weight), device=weight.device), channels)
+                gate.values.requires_grad_()
+                gates.append(gate)
+                handles.append(module.register_forward_hook(_Scaling(gate.values)))
+        yield gates
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass
+class TrainedGate:
+    """A trained factor on the channels of a layer that has no batch-norm behind it."""
+
+    layer: str
+    values: nn.Parameter
+    handle: RemovableHandle
+
+
+def insert(model: nn.Module, layer: str, start: float) -> TrainedGate:
+    """Put a trained factor on the output channels of a convolution or linear layer, bias included."""
+    module = model.get_submodule(layer)
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    values = nn.Parameter(torch.full((len(weight),), start, device=weight.device))
+    return TrainedGate(layer, values, module.register_forward_hook(_Scaling(values)))
+
+
+@torch.no_grad()
+def fold(model: nn.Module, gate: TrainedGate) -> None:
+    """Multiply a gate into its layer's weights and bias and remove it; the network computes what it did."""
+    module = model.get_submodule(gate.layer)
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor)
+    weight.mul_(gate.values.view(-1, *[1] * (weight.dim() - 1)))
+    if isinstance(bias, Tensor):
+        bias.mul_(gate.values)
+    gate.handle.remove()
+
+
+@dataclass
+class _Scaling:
+    values: Tensor
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output * self.values.view(1, -1, *[1] * (output.dim() - 2))

@@ -1,0 +1,268 @@
+"""Registries: a visible table of names, then entry points; read statically, so naming a thing does not import it."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.machinery
+import importlib.util
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from orchestrator.spec.errors import nearest
+
+# The vocabulary in which a plug-in annotates its parameters. Bounds travel with the type, so `plan` can refuse a bad
+# value without importing the plug-in (and, with it, torch).
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A float from 0 to 1."""
+OpenShare = Annotated[float, Field(ge=0, lt=1)]
+"""A float from 0 up to, but not including, 1."""
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+"""A whole number from 1."""
+Natural = Annotated[int, Field(ge=0)]
+"""A whole number from 0."""
+
+_VOCABULARY: dict[str, Any] = {
+    "Share": Share,
+    "OpenShare": OpenShare,
+    "Positive": Positive,
+    "NonNegative": NonNegative,
+    "Count": Count,
+    "Natural": Natural,
+    "Literal": Literal,
+    "Any": Any,
+}
+
+
+class UnknownName(KeyError):
+    """A name that no table holds; its message carries the nearest valid one."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a plug-in as its source states it."""
+
+    name: str
+    annotation: str
+    default: Any = ...
+    """`...` where the plug-in has no default."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the source of a plug-in says about it, read without importing it."""
+
+    name: str
+    target: str
+    doc: str
+    parameters: tuple[Parameter, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """The `ClassVar`s with literal values, own and inherited."""
+    open_ended: bool = False
+    """The plug-in takes `**params`: names cannot be checked beforehand."""
+
+    @property
+    def summary(self) -> str:
+        return self.doc.strip().split("\n", 1)[0]
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A table of plug-ins of one kind: name -> ``module:attribute``, open to entry points of ``group``.
+
+    ``supplied`` names the arguments that the package itself passes; they are not parameters of the search space.
+    ``open_names``: a name with a colon (``my_pkg.nets:tiny``) is taken as the user's own ``module:factory``.
+    ``prefixes``: a name such as ``torchvision:resnet18`` goes to the plug-in its prefix stands for.
+    """
+
+    kind: str
+    group: str
+    table: Mapping[str, str]
+    supplied: frozenset[str] = frozenset()
+    open_names: bool = False
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+
+    def names(self) -> list[str]:
+        """Every name that may be used, the table's own first."""
+        return list(self.targets())
+
+    def targets(self) -> dict[str, str]:
+        found = dict(self.table)
+        for point in entry_points(group=self.group):
+            found.setdefault(point.name, point.value)
+        return found
+
+    def target(self, name: str) -> str:
+        """``module:attribute`` behind a name; raises :class:`UnknownName` with the nearest valid name."""
+        found = self.targets()
+        if name in found:
+            return found[name]
+        prefix, colon, rest = name.partition(":")
+        if colon and rest and prefix in self.prefixes:
+            return self.prefixes[prefix]
+        if colon and rest and self.open_names:
+            return name
+        raise UnknownName(f"unknown {self.kind} {name!r}{nearest(name, found)}")
+
+    def load(self, name: str) -> Any:
+        """Import and return the plug-in."""
+        module, _, attribute = self.target(name).partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def describe(self, name: str) -> Description:
+        """Documentation, parameters and class attributes of a plug-in, without importing it."""
+        target = self.target(name)
+        return _describe(name, target, self.supplied)
+
+    def parameters(self, name: str) -> type[BaseModel]:
+        """A pydantic model of the plug-in's parameters: strict types, unknown names refused."""
+        return _parameters(self.describe(name))
+
+
+def validator(name: str, parameters: typing.Iterable[Parameter], open_ended: bool) -> type[BaseModel]:
+    """A strict pydantic model from parameters as read."""
+    fields: dict[str, Any] = {}
+    for p in parameters:
+        # The annotations come from our own table or from the user's own module: the same trust as importing it.
+        kind = eval(p.annotation, dict(_VOCABULARY)) if p.annotation else Any
+        fields[p.name] = (kind, p.default)
+    config = ConfigDict(extra="allow" if open_ended else "forbid", strict=True, frozen=True, protected_namespaces=())
+    model: type[BaseModel] = create_model(name, __config__=config, **fields)
+    return model
+
+
+@cache
+def _parameters_of(name: str, parameters: tuple[Parameter, ...], open_ended: bool) -> type[BaseModel]:
+    return validator(name, parameters, open_ended)
+
+
+def _parameters(described: Description) -> type[BaseModel]:
+    return _parameters_of(described.name, described.parameters, described.open_ended)
+
+
+@cache
+def _module_source(module: str) -> ast.Module:
+    """The syntax tree of a module, found without importing its parents (which might import torch)."""
+    top, *inner = module.split(".")
+    # Finding a top-level package runs no code of it, and sees editable installs too; its inner modules are then
+    # looked up in its folders, because asking for them by name would import their parents.
+    spec = importlib.util.find_spec(top)
+    name = top
+    for part in inner:
+        name += f".{part}"
+        places = spec.submodule_search_locations if spec else None
+        spec = importlib.machinery.PathFinder.find_spec(name, list(places)) if places else None
+    if spec is None:
+        raise UnknownName(f"no module named {module!r}")
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        raise UnknownName(f"module {module!r} has no Python source to read")
+    with open(spec.origin, encoding="utf-8") as source:
+        return ast.parse(source.read())
+
+
+@cache
+def _describe(name: str, target: str, supplied: frozenset[str]) -> Description:
+    module, _, attribute = target.partition(":")
+    node = _definition(module, attribute)
+    if node is None:
+        raise UnknownName(f"module {module!r} has no class or function {attribute!r}")
+    doc = ast.get_docstring(node) or ""
+    if isinstance(node, ast.ClassDef):
+        fields, attributes = _class_fields(module, node)
+        return Description(name, target, doc, tuple(fields.values()), attributes)
+    return Description(
+        name,
+        target,
+        doc,
+        tuple(p for p in _arguments(node) if p.name not in supplied),
+        open_ended=node.args.kwarg is not None,
+    )
+
+
+def _definition(module: str, attribute: str) -> ast.ClassDef | ast.FunctionDef | None:
+    for node in _module_source(module).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute:
+            return node
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            for alias in node.names:
+                if (alias.asname or alias.name) == attribute:
+                    return _definition(node.module, alias.name)
+    return None
+
+
+def _class_fields(module: str, node: ast.ClassDef) -> tuple[dict[str, Parameter], dict[str, Any]]:
+    """Dataclass fields and literal class attributes, bases first."""
+    fields: dict[str, Parameter] = {}
+    attributes: dict[str, Any] = {}
+    for base in node.bases:
+        if isinstance(base, ast.Name):
+            found = _definition_from(module, base.id)
+            if found is not None:
+                inherited, inherited_attributes = _class_fields(*found)
+                fields |= inherited
+                attributes |= inherited_attributes
+    for item in node.body:
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+            continue
+        annotation = ast.unparse(item.annotation)
+        key = item.target.id
+        if annotation.startswith("ClassVar"):
+            fields.pop(key, None)
+            if item.value is not None:
+                attributes[key] = ast.literal_eval(item.value)
+        else:
+            attributes.pop(key, None)
+            default = ... if item.value is None else ast.literal_eval(item.value)
+            fields[key] = Parameter(key, annotation, default)
+    return fields, attributes
+
+
+def _definition_from(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
+    """The class a base name refers to, and the module that defines it (bases outside the package are skipped)."""
+    for node in _module_source(module).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return module, node
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _definition_from(node.module, alias.name)
+    return None
+
+
+def _arguments(node: ast.FunctionDef) -> list[Parameter]:
+    found: list[Parameter] = []
+    positional = node.args.posonlyargs + node.args.args
+    missing = len(positional) - len(node.args.defaults)
+    defaults: list[ast.expr | None] = [None] * missing + list(node.args.defaults)
+    pairs = list(zip(positional, defaults, strict=True)) + list(
+        zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+    )
+    for argument, default in pairs:
+        annotation = ast.unparse(argument.annotation) if argument.annotation else ""
+        found.append(Parameter(argument.arg, annotation, ... if default is None else ast.literal_eval(default)))
+    return found
+
+
+__all__ = [
+    "Count",
+    "Description",
+    "Natural",
+    "NonNegative",
+    "OpenShare",
+    "Parameter",
+    "Positive",
+    "Registry",
+    "Share",
+    "UnknownName",
+]

@@ -1,0 +1,87 @@
+"""The one error a user meets for a bad search space: where, what was found, what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+class SpecError(ValueError):
+    """A value of a search space that cannot be used.
+
+    Args:
+        path: where it stands, e.g. ``arms[1].axes.method.base_lamda_m``.
+        message: what is wrong, repeating the value found.
+    """
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(f"{path}: {message}" if path else message)
+        self.path = path
+        self.message = message
+
+
+def nearest(name: str, among: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` where something similar exists, else the list of names."""
+    names = sorted(among)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(names)}" if names else ""
+
+
+def join(*parts: str | int) -> str:
+    """A path as a user would write it: ``join('arms', 1, 'axes') == 'arms[1].axes'``."""
+    text = ""
+    for part in parts:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part:
+            text += f".{part}" if text else part
+    return text
+
+
+def shown(value: Any) -> str:
+    """A value as the message repeats it, cut to a line."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError):
+        text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[tuple[str | int, ...], str]:
+    """Location and message of the first problem that pydantic found."""
+    # An unknown key is nearly always a misspelling of the one that is then reported missing: name the cause.
+    problems = sorted(error.errors(include_url=False), key=lambda p: p["type"] != "extra_forbidden")
+    problem = problems[0]
+    location = tuple(problem["loc"])
+    found = problem["input"]
+    if problem["type"] == "extra_forbidden":
+        return location, f"unknown name {str(location[-1])!r}{nearest(str(location[-1]), _siblings(model, location))}"
+    if problem["type"] == "missing":
+        return location, "is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return location, message
+    # Pydantic speaks of "Input should be ..."; a user wants what was expected and what was found.
+    return location, f"{message.replace('Input should be', 'must be')}, found {shown(found)}"
+
+
+def _siblings(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    current: Any = model
+    for part in location[:-1]:
+        fields = getattr(current, "model_fields", {})
+        annotation = fields[part].annotation if part in fields else current
+        current = next(
+            (kind for kind in _kinds(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)), current
+        )
+    return list(getattr(current, "model_fields", {}))
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    inner = [kind for part in getattr(annotation, "__args__", ()) for kind in _kinds(part)]
+    return [annotation, *inner]

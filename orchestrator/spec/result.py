@@ -1,0 +1,131 @@
+"""What a trial leaves behind, as values: the record of truth and the rows that views are made of."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator.spec.trial import TrialSpec, flat
+
+Status = Literal["done", "stopped", "failed", "diverged"]
+
+METRICS = (
+    "dense_accuracy",
+    "pruned_accuracy",
+    "accuracy",
+    "accuracy_drop",
+    "val_accuracy",
+    "top5_accuracy",
+    "dense_params",
+    "params",
+    "param_sparsity",
+    "compression_ratio",
+    "dense_macs",
+    "macs",
+    "mac_sparsity",
+    "filter_sparsity",
+    "weight_sparsity",
+)
+"""What a trial measures of its network, in the order of the columns."""
+
+LATENCY_METRICS = ("latency_ms", "latency_ms_std", "dense_latency_ms", "dense_latency_ms_std", "latency_speedup")
+"""What is measured after the trials, alone on the device."""
+
+
+class Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EpochRow(Row):
+    """One epoch of one stage. Rates are those of the epoch's last step; accuracies are shares."""
+
+    stage: str
+    epoch: int
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    val_accuracy: float
+    seconds: float
+
+
+class LayerRow(Row):
+    """One layer, dense and pruned. MACs of one image; ``nonzero`` counts the weights that are not zero."""
+
+    layer: str
+    kind: str
+    dense_channels: int
+    kept_channels: int
+    dense_params: int
+    params: int
+    dense_macs: int
+    macs: int
+    nonzero: int
+
+
+class TrialResult(BaseModel):
+    """The record of one ended trial; it is written once and never changed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    trial_id: str
+    spec: TrialSpec
+    arm: str = ""
+    point: dict[str, Any] = Field(default_factory=dict)
+    """The values of the axes, under their dotted paths."""
+    status: Status
+    error: str | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    achieved: float | None = None
+    """The share of the target quantity that was really removed."""
+    note: str | None = None
+    """What a reader of the numbers must know, e.g. that the target was met only as near as one filter allows."""
+    layers: list[LayerRow] = Field(default_factory=list)
+    epochs: list[EpochRow] = Field(default_factory=list)
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """By stage. A stage taken from the cache costs what it cost when it was computed, and says so under `reused`."""
+    reused: list[str] = Field(default_factory=list)
+    device: str = ""
+    host: str = ""
+    started: str = ""
+    ended: str = ""
+    commit: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """One row of ``trials.parquet`` but for the sweep's name, the point and the latencies."""
+        spec = self.spec
+        fixed: dict[str, Any] = {
+            "trial_id": self.trial_id,
+            "status": self.status,
+            "error": self.error,
+            "arm": self.arm,
+            "seed": spec.seed,
+            "model": spec.model.name,
+            "data": spec.data.name,
+            "method": spec.method.name,
+            "retrain": spec.retrain.name,
+            "target_quantity": spec.target.quantity,
+            "target_sparsity": spec.target.sparsity,
+            "achieved_sparsity": self.achieved,
+            "note": self.note,
+        }
+        measured = {name: self.metrics.get(name) for name in METRICS}
+        for name in ("dense_params", "params", "dense_macs", "macs"):
+            if measured[name] is not None:
+                measured[name] = int(measured[name] or 0)
+        return {
+            **fixed,
+            **measured,
+            **{f"seconds_{stage}": seconds for stage, seconds in self.seconds.items()},
+            "device": self.device,
+            "host": self.host,
+            "started": self.started,
+            "ended": self.ended,
+            "commit": self.commit,
+            "versions": " ".join(f"{name}={version}" for name, version in sorted(self.versions.items())),
+        }
+
+    def parameters(self) -> dict[str, Any]:
+        """What the trial was told, under the dotted paths of the search space."""
+        return flat(self.spec.canonical())

@@ -1,0 +1,160 @@
+"""One trial, fully resolved: frozen, hashable, and named by the hash of what it says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+KEY_VERSION = 1
+"""Part of every id and key. It is raised when the same specification would give different numbers; old results then
+stay where they are, under their old ids."""
+
+_WHERE = frozenset({"path", "download"})
+"""Parameters of a data set that say where it lies, never what it is; `fingerprint` says what it is."""
+
+
+class Value(BaseModel):
+    """A frozen value; unknown names and wrong types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Choice(Value):
+    """A named plug-in and those of its parameters that differ from their defaults."""
+
+    name: str
+    params: Mapping[str, Any] = Field(default_factory=dict)
+
+    def canonical(self) -> dict[str, Any]:
+        return {"name": self.name, **{k: v for k, v in self.params.items() if k not in _WHERE}}
+
+
+class Baseline(Value):
+    """How the dense network is trained: SGD under a step, cosine or CLR schedule."""
+
+    epochs: int = Field(default=160, ge=0)
+    lr: float = Field(default=0.1, gt=0)
+    schedule: Literal["step", "cosine", "clr"] = "step"
+    milestones: list[float] = Field(default=[0.5, 0.75])
+    """`step`: shares of the epochs after which the rate is multiplied by `gamma`."""
+    gamma: float = Field(default=0.1, gt=0, le=1)
+    batch_size: int = Field(default=64, ge=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    nesterov: bool = False
+
+    @model_validator(mode="after")
+    def _milestones_in_order(self) -> Baseline:
+        if sorted(self.milestones) != self.milestones or any(not 0 < m < 1 for m in self.milestones):
+            raise ValueError(f"milestones must be increasing shares between 0 and 1, found {self.milestones}")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0, found 0")
+        return self
+
+
+class Target(Value):
+    """What to remove: a share of a quantity, or exact kept counts for every layer."""
+
+    quantity: Literal["channels", "weights", "params", "macs"] = "macs"
+    sparsity: float | None = Field(default=None, ge=0, lt=1)
+    scope: Literal["global", "uniform"] | None = None
+    """`global`: one ranking over all layers; `uniform`: the same share of every layer; None: as the method prefers."""
+    kept: dict[str, int] | list[int] | None = None
+    """Kept counts by layer, or of every prunable layer in order."""
+
+    @model_validator(mode="after")
+    def _one_of_sparsity_and_kept(self) -> Target:
+        if (self.sparsity is None) == (self.kept is None):
+            found = "neither" if self.sparsity is None else "both"
+            raise ValueError(f"give either sparsity or kept, found {found}")
+        if self.kept is not None:
+            counts = list(self.kept.values()) if isinstance(self.kept, dict) else self.kept
+            if not counts or any(count < 1 for count in counts):
+                raise ValueError(f"kept counts must be 1 or more, found {self.kept}")
+        return self
+
+    @property
+    def granularity(self) -> Literal["weights", "channels"]:
+        """Single weights go where weights are counted; everything else removes whole channels."""
+        return "weights" if self.quantity == "weights" else "channels"
+
+
+class Retrain(Value):
+    """A retraining schedule and its budget. What is None is as in the dense training."""
+
+    name: str
+    epochs: int = Field(default=40, ge=0)
+    batch_size: int | None = Field(default=None, ge=1)
+    weight_decay: float | None = Field(default=None, ge=0)
+    params: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class TrialSpec(Value):
+    """Everything a trial's result depends on, and nothing else."""
+
+    model: Choice
+    data: Choice
+    baseline: Baseline = Baseline()
+    method: Choice
+    target: Target
+    retrain: Retrain
+    seed: int = Field(default=0, ge=0)
+
+    def canonical(self) -> dict[str, Any]:
+        """The specification with defaults and places left out, so that a new option never orphans old results."""
+        retrain = self.retrain.model_dump(exclude_defaults=True, exclude={"params"})
+        return {
+            "model": self.model.canonical(),
+            "data": self.data.canonical(),
+            "baseline": self.baseline.model_dump(exclude_defaults=True),
+            "method": self.method.canonical(),
+            "target": self.target.model_dump(exclude_defaults=True),
+            "retrain": {**retrain, **self.retrain.params},
+            "seed": self.seed,
+        }
+
+    @property
+    def trial_id(self) -> str:
+        return key_of("trial", self.canonical())
+
+    @property
+    def baseline_key(self) -> str:
+        """Trials with this key in common start from one dense network."""
+        return key_of("baseline", self._parts("model", "data", "baseline", "seed"))
+
+    def sparse_training_key(self, *, for_target: bool) -> str:
+        """Trials with this key in common share a sparse training (``for_target``: it aims at the target's sparsity)."""
+        parts = ["model", "data", "baseline", "method", "seed", *(["target"] if for_target else [])]
+        return key_of("sparse_training", self._parts(*parts))
+
+    @property
+    def importance_key(self) -> str:
+        """Trials with this key in common share the importance scores of their dense network."""
+        granularity = {"granularity": self.target.granularity}
+        return key_of("importance", self._parts("model", "data", "baseline", "method", "seed") | granularity)
+
+    def _parts(self, *names: str) -> dict[str, Any]:
+        canonical = self.canonical()
+        return {name: canonical[name] for name in names}
+
+
+def key_of(what: str, parts: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits of the SHA-256 of canonical JSON."""
+    text = json.dumps([what, KEY_VERSION, parts], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def flat(parts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted paths: ``{'method.penalty': 1}``; ``name`` stands under the bare path."""
+    found: dict[str, Any] = {}
+    for key, value in parts.items():
+        path = prefix if key == "name" and prefix else (f"{prefix}.{key}" if prefix else key)
+        if isinstance(value, Mapping):
+            found |= flat(value, path)
+        else:
+            found[path] = value
+    return found

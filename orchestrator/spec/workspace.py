@@ -1,0 +1,35 @@
+"""Where a trial runs: paths, device, threads. Never part of an id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where, never what.
+
+    Args:
+        out: the store that all sweeps share (``runs/``).
+        sweep: name of the sweep, a folder under ``out``.
+        device: a torch device, e.g. ``cpu`` or ``cuda``.
+        threads: arithmetic threads of the trial (the CPUs it was given).
+        data_cache: where decoded images are kept on this machine; None: the user's cache folder.
+    """
+
+    out: Path
+    sweep: str
+    device: str = "cpu"
+    threads: int = 1
+    data_cache: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.sweep
+
+    def trial_folder(self, trial_id: str) -> Path:
+        return self.folder / "trials" / trial_id
+
+    def stage_folder(self, stage: str, key: str) -> Path:
+        return self.out / "cache" / stage / key

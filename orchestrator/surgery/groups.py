@@ -1,0 +1,225 @@
+"""Which channels of a network can be removed, and which of them only together."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from orchestrator.spec.errors import nearest
+from orchestrator.surgery.tracking import (
+    Axis,
+    BatchNorm,
+    ChannelIds,
+    Convolution,
+    Track,
+    drops_whole_groups,
+    follow,
+    is_depthwise,
+)
+
+
+class UnknownLayer(ValueError):
+    """A layer that the network does not have."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """What the units of a group are in one layer."""
+
+    layer: str
+    axis: Axis
+    """``out``: channels it makes or normalizes (a depthwise convolution's only axis); ``in``: channels it reads."""
+    channels: tuple[tuple[int, ...], ...]
+    """For each unit, the layer's channel indices along the axis; the same number for every unit."""
+    sees_zero: bool = True
+    """A unit whose ``out`` members are zeroed arrives here as zero (a sigmoid before this layer would prevent that)."""
+
+    @property
+    def per_unit(self) -> int:
+        """Channels of this layer in each unit."""
+        return len(self.channels[0])
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels of layers that must be removed alike: every unit can go alone, and takes its channels in all members."""
+
+    name: str
+    """The first layer, in order of execution, that makes its channels."""
+    units: tuple[tuple[int, ...], ...]
+    """The channel indices of that layer in each unit: one index each, more for grouped convolutions and norms."""
+    members: tuple[Member, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.units)
+
+
+class _Layers(tp.DependencyGraph):  # type: ignore[misc]
+    """torch-pruning's graph up to its nodes: which step of the computation is which layer.
+
+    Its own index mappings are not used. They lose ties (``cat(x, x)``), place the channels of a concatenation wrongly
+    where a part is no layer's (the network's input, zeros), and end in an exception on a channel shuffle.
+    """
+
+    def _build_dependency(self, module2node: dict[Any, Any]) -> None:
+        self.nodes = dict(module2node)
+        module2node.clear()
+
+
+def channel_groups(model: nn.Module, example: Tensor, leave: Collection[str] = ()) -> list[ChannelGroup]:
+    """The channel groups of a network, in order of execution of their first layers.
+
+    ``example`` is a batch as the network takes it, on its device. Layers named in ``leave`` or in ``model.unprunable``
+    (a name stands for all inside it, too) keep their output channels, and so do the layers that make the network's
+    results. Grouped convolutions have units that leave them valid: whole groups, or the same positions in all groups,
+    whichever is finer; a group norm loses whole norm groups, which alone leaves the others' statistics as they are.
+    Channels that pass through an operation not known to keep channels apart (a transpose, a split) are left alone, as
+    are layers that run twice or share a weight. The model is not touched: a copy without its hooks is traced.
+
+    Raises :class:`UnknownLayer` where ``leave`` names a layer that does not exist.
+    """
+    left = {*leave, *getattr(model, "unprunable", ())}
+    names = {name for name, _ in model.named_modules()}
+    for name in sorted(left - names):
+        raise UnknownLayer(f"no layer {name!r} to leave unpruned{nearest(name, names)}")
+    tracks, order, ids = _trace(model, example)
+    return [group for group in _assemble(tracks, order, ids, model) if not _makes_any(group, left)]
+
+
+def shrink(layer: nn.Module, removed_out: Sequence[int], removed_in: Sequence[int]) -> None:
+    """Cut output and input channels out of a layer, in place; a norm or depthwise layer has only ``removed_out``."""
+    out, into = sorted(removed_out), sorted(removed_in)
+    trained = {name: p.requires_grad for name, p in layer.named_parameters(recurse=False)}
+    if is_depthwise(layer):
+        tp.prune_depthwise_conv_out_channels(layer, out)
+    elif isinstance(layer, Convolution):
+        _shrink_convolution(layer, out, into)
+    elif isinstance(layer, nn.Linear):
+        if out:
+            tp.prune_linear_out_channels(layer, out)
+        if into:
+            tp.prune_linear_in_channels(layer, into)
+    elif isinstance(layer, BatchNorm):
+        tp.prune_batchnorm_out_channels(layer, out)
+    elif isinstance(layer, nn.GroupNorm):
+        channels_each = layer.num_channels // layer.num_groups
+        tp.prune_groupnorm_out_channels(layer, out)
+        layer.num_groups = layer.num_channels // channels_each
+    elif isinstance(layer, nn.PReLU):
+        tp.prune_prelu_out_channels(layer, out)
+    else:
+        raise UnknownLayer(f"cannot cut a {type(layer).__name__}")
+    for name, needs_gradient in trained.items():
+        layer.get_parameter(name).requires_grad_(needs_gradient)
+
+
+def _shrink_convolution(layer: Convolution, out: list[int], into: list[int]) -> None:
+    read_each = layer.in_channels // layer.groups
+    whole = drops_whole_groups(layer)
+    if out:
+        tp.prune_conv_out_channels(layer, out)
+    if not into:
+        return
+    if whole:
+        # A filter reads its own group alone: the filters that are left stay as they are.
+        layer.in_channels -= len(into)
+        layer.groups = layer.in_channels // read_each
+    else:
+        tp.prune_conv_in_channels(layer, into)
+
+
+def _trace(model: nn.Module, example: Tensor) -> tuple[list[Track], list[str], ChannelIds]:
+    """Tracks of all layers, the order in which layers ran, the ids in the tracks."""
+    traced = copy.deepcopy(model).eval()
+    for module in traced.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
+            hooks.clear()
+    for parameter in traced.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    calls: Counter[nn.Module] = Counter()
+    for module in traced.modules():
+        module.register_forward_hook(lambda m, *_: calls.update([m]))
+    results: list[Any] = []
+
+    def keep_results(outputs: Any) -> Any:
+        results.extend(t.grad_fn for t in tree_leaves(outputs) if isinstance(t, Tensor) and t.grad_fn is not None)
+        return outputs
+
+    with torch.enable_grad(), torch.autocast(example.device.type, enabled=False):
+        # A product has a grad_fn, so that the input is a node of the graph like any other.
+        images = example.detach().clone().requires_grad_() * 1
+        graph = _Layers()
+        graph.build_dependency(traced, example_inputs=[images], output_transform=keep_results, verbose=False)
+    name_of = {module: name for name, module in traced.named_modules()}
+    uses = Counter(id(p) for m in traced.modules() for p in m._parameters.values() if p is not None)
+    layers = {
+        node.grad_fn: (name_of[module], module)
+        for module, node in graph.nodes.items()
+        # A layer that runs twice or shares a parameter is no layer here, but an unknown operation.
+        if module in name_of and calls[module] == 1 and all(uses[id(p)] == 1 for p in module.parameters())
+    }
+    followed = follow(dict.fromkeys(results), images.grad_fn, layers)
+    return followed.tracks, [name_of[module] for module in calls], followed.channels
+
+
+def _assemble(tracks: list[Track], order: list[str], ids: ChannelIds, model: nn.Module) -> Iterable[ChannelGroup]:
+    position = {name: i for i, name in enumerate(order)}
+    tracks = sorted(tracks, key=lambda track: (position[track.layer], track.axis == "out"))
+    pinned = ids.pinned()
+    units: defaultdict[int, defaultdict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for t, track in enumerate(tracks):
+        for channel, unit in enumerate(ids.roots(track.ids)):
+            if unit not in pinned:
+                units[unit][t].append(channel)
+    makers = {
+        t: track.layer
+        for t, track in enumerate(tracks)
+        if track.axis == "out"
+        and isinstance(layer := model.get_submodule(track.layer), Convolution | nn.Linear)
+        and not is_depthwise(layer)
+    }
+    # Units that touch the same layers with as many channels each are alike, and make a group.
+    alike: defaultdict[tuple[tuple[int, int], ...], list[dict[int, list[int]]]] = defaultdict(list)
+    for channels in units.values():
+        alike[tuple(sorted((t, len(own)) for t, own in channels.items()))].append(channels)
+    found: list[tuple[int, list[int], ChannelGroup]] = []
+    for footprint, members in alike.items():
+        root = next(t for t, _ in footprint if t in makers)
+        members.sort(key=lambda unit: unit[root])
+        group = ChannelGroup(
+            makers[root],
+            tuple(tuple(unit[root]) for unit in members),
+            tuple(
+                Member(tracks[t].layer, tracks[t].axis, tuple(tuple(u[t]) for u in members), tracks[t].sees_zero)
+                for t, _ in footprint
+            ),
+        )
+        found.append((root, members[0][root], group))
+    found.sort(key=lambda entry: entry[:2])
+    named: Counter[str] = Counter()
+    for _, _, group in found:
+        named[group.name] += 1
+        if group.size < 2:
+            continue  # its only unit must stay
+        if named[group.name] > 1:
+            # A layer whose channels go different ways has a group for each.
+            group = ChannelGroup(f"{group.name}#{named[group.name]}", group.units, group.members)
+        yield group
+
+
+def _makes_any(group: ChannelGroup, left: Collection[str]) -> bool:
+    return any(
+        member.layer == name or member.layer.startswith(name + ".")
+        for member in group.members
+        if member.axis == "out"
+        for name in left
+    )

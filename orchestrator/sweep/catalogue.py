@@ -1,0 +1,77 @@
+"""What can be named in a search space, read from the tables without importing what they name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.data import DATA
+from orchestrator.methods import METHODS
+from orchestrator.models import MODELS
+from orchestrator.plugins import Description, Registry
+from orchestrator.retrain import SCHEDULES
+from orchestrator.spec.result import LATENCY_METRICS, METRICS
+from orchestrator.sweep.planning import SEARCHES
+
+KINDS = ("methods", "models", "data", "schedules", "metrics", "searches", "papers")
+_REGISTRIES: dict[str, Registry] = {"methods": METHODS, "models": MODELS, "data": DATA, "schedules": SCHEDULES}
+_METRIC_TEXTS = {
+    "dense_accuracy": "top-1 test accuracy of the dense network",
+    "pruned_accuracy": "the same right after pruning, before any retraining",
+    "accuracy": "the same after retraining",
+    "accuracy_drop": "dense_accuracy - accuracy",
+    "val_accuracy": "top-1 accuracy on the validation split: what searches and stoppers see",
+    "top5_accuracy": "top-5 test accuracy after retraining",
+    "dense_params": "parameters of the dense network",
+    "params": "parameters of the pruned network; of single pruned weights, those that are not zero",
+    "param_sparsity": "1 - params / dense_params",
+    "compression_ratio": "dense_params / params",
+    "dense_macs": "multiply-adds of one forward pass of the dense network, batch 1",
+    "macs": "the same of the pruned network; single pruned weights save none",
+    "mac_sparsity": "1 - macs / dense_macs",
+    "filter_sparsity": "share of the convolution filters that were removed",
+    "weight_sparsity": "share of the convolution and linear weights that are gone or zero",
+    "latency_ms": "median milliseconds of one image through the pruned network, measured alone",
+    "latency_ms_std": "standard deviation of the same over rounds",
+    "dense_latency_ms": "median milliseconds of the dense network, interleaved with the pruned one",
+    "dense_latency_ms_std": "standard deviation of the same over rounds",
+    "latency_speedup": "dense_latency_ms / latency_ms",
+}
+_PAPERS = {
+    "000": "Interpretable / functionality-oriented convolutional filter pruning (Qin et al., 2018)",
+    "001": "Network pruning that matters: a case study on retraining variants (Le and Hua, 2021)",
+    "002": "MLPrune: multi-layer pruning for automated neural network compression (Zeng and Urtasun, 2018)",
+    "003": "AutoPrune: automatic network pruning by regularizing auxiliary parameters (Xiao et al., 2019)",
+    "004": "MaskConvNet: training efficient ConvNets from scratch via budget-constrained filter pruning (2020)",
+}
+
+
+def catalogue(kind: str) -> list[dict[str, Any]]:
+    """One entry a name; ``kind`` is one of `KINDS`."""
+    if kind == "metrics":
+        return [{"name": name, "what": _METRIC_TEXTS[name]} for name in (*METRICS, *LATENCY_METRICS)]
+    if kind == "searches":
+        return [{"name": name, "what": text} for name, text in SEARCHES.items()]
+    if kind == "papers":
+        return [{"name": name, "what": text, "methods": _from_paper(name)} for name, text in _PAPERS.items()]
+    registry = _REGISTRIES[kind]
+    return [_entry(kind, registry.describe(name)) for name in registry.names()]
+
+
+def _from_paper(paper: str) -> str:
+    described = (METHODS.describe(name) for name in METHODS.names())
+    return ", ".join(d.name for d in described if d.attributes.get("paper", "").startswith(paper))
+
+
+def _entry(kind: str, described: Description) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": described.name, "what": described.summary}
+    if kind == "methods":
+        attributes = described.attributes
+        entry["family"] = described.target.split(":")[0].split(".")[-2]
+        entry["removes"] = ", ".join(attributes.get("granularities", ()))
+        entry["paper"] = attributes.get("paper", "")
+    entry["parameters"] = {p.name: _default(p.annotation, p.default) for p in described.parameters}
+    return entry
+
+
+def _default(annotation: str, default: Any) -> str:
+    return f"{annotation}, required" if default is ... else f"{annotation} = {default!r}"

@@ -1,0 +1,105 @@
+"""What remains of a plan, as jobs in order of need: shared stages first, then the trials that wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from orchestrator.spec.result import TrialResult
+from orchestrator.spec.trial import TrialSpec
+from orchestrator.sweep.planning import Plan, stages_of
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work for one worker."""
+
+    key: str
+    kind: str
+    """``trial`` or the name of a stage."""
+    arm: str
+    spec: TrialSpec
+    point: Mapping[str, Any]
+    needs: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        if self.kind == "trial":
+            told = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in self.point.items())
+            return told or self.key
+        return f"{self.kind} seed {self.spec.seed}"
+
+
+class Events(Protocol):
+    """What the runner hears of its jobs."""
+
+    def started(self, job: Job) -> None: ...
+
+    def epoch(self, job: Job, event: Mapping[str, Any]) -> None: ...
+
+    def stage_ended(self, job: Job, error: str | None) -> None: ...
+
+    def trial_ended(self, job: Job, result: TrialResult) -> None: ...
+
+    def tick(self) -> None: ...
+
+
+def remaining_jobs(plan: Plan, recorded: Collection[str], stage_is_there: Callable[[str, str], bool]) -> list[Job]:
+    """Jobs for the trials without a record, and for those of their stages that the store lacks."""
+    jobs: dict[str, Job] = {}
+    trials: list[Job] = []
+    for trial in plan.trials:
+        if trial.trial_id in recorded:
+            continue
+        missing = [stage for stage in stages_of(trial.spec) if not stage_is_there(stage.name, stage.key)]
+        for stage in missing:
+            needs = tuple(key for key in stage.needs if key in jobs)
+            jobs.setdefault(stage.key, Job(stage.key, stage.name, trial.arm, stage.spec, {}, needs))
+        needs = tuple(stage.key for stage in missing)
+        trials.append(Job(trial.trial_id, "trial", trial.arm, trial.spec, trial.point, needs))
+    return [*jobs.values(), *trials]
+
+
+class JobQueue:
+    """Hands out jobs whose needs are met; what needs a failed stage fails with its reason."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._waiting = {job.key: job for job in jobs}
+        self._running: dict[str, Job] = {}
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def exhausted(self) -> bool:
+        return not self._waiting
+
+    def take(self) -> Job | None:
+        """The next job in order that can start; None if all must wait."""
+        job = next((job for job in self._waiting.values() if self._ready(job)), None)
+        if job is None:
+            return None
+        del self._waiting[job.key]
+        self._running[job.key] = job
+        return job
+
+    def finished(self, key: str) -> None:
+        self._running.pop(key, None)
+
+    def failed(self, key: str) -> list[Job]:
+        """Take a failed stage away; returns the trials that can no longer run."""
+        self._running.pop(key, None)
+        lost: list[Job] = []
+        for job in [job for job in self._waiting.values() if key in job.needs]:
+            if self._waiting.pop(job.key, None) is None:
+                continue
+            if job.kind == "trial":
+                lost.append(job)
+            else:
+                lost += self.failed(job.key)
+        return lost
+
+    def _ready(self, job: Job) -> bool:
+        return not any(need in self._waiting or need in self._running for need in job.needs)

@@ -1,0 +1,175 @@
+"""The one training loop: dense networks, sparse training and retraining all pass through here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from orchestrator.data.images import ImageData, Split, batches
+from orchestrator.spec.result import EpochRow
+from orchestrator.training.schedule import Schedule
+
+
+class Diverged(RuntimeError):
+    """The loss became infinite or no number."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step saw. ``logits`` carry the graph of the forward pass."""
+
+    inputs: Tensor
+    targets: Tensor
+    logits: Tensor
+
+
+class Companion(Protocol):
+    """What may train along with the network: a pruning method, a fixed mask."""
+
+    @property
+    def task_loss_weight(self) -> float: ...
+
+    def extra_parameters(self) -> Sequence[dict[str, Any]]: ...
+
+    def penalty(self, model: nn.Module, batch: Batch) -> Tensor | None: ...
+
+    def after_step(self, model: nn.Module) -> None: ...
+
+    def after_epoch(self, model: nn.Module, epoch: int) -> None: ...
+
+
+Report = Callable[[EpochRow, int], None]
+"""Called after every epoch with its row and the number of epochs of the stage."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SGD under a schedule."""
+
+    schedule: Schedule
+    batch_size: int
+    weight_decay: float
+    nesterov: bool = False
+
+
+def steps_per_epoch(data: ImageData, batch_size: int) -> int:
+    return -(-len(data.train) // batch_size)
+
+
+def train(
+    model: nn.Module,
+    data: ImageData,
+    recipe: Recipe,
+    *,
+    stage: str,
+    generator: torch.Generator,
+    report: Report,
+    companion: Companion | None = None,
+) -> list[EpochRow]:
+    """Train in place and return a row an epoch.
+
+    Inside an epoch nothing waits for the device; the loss is looked at once, at its end.
+
+    Raises:
+        Diverged: the mean loss of an epoch is not finite.
+    """
+    schedule = recipe.schedule
+    if schedule.epochs == 0:
+        return []
+    model.to(memory_format=torch.channels_last)
+    extra = list(companion.extra_parameters()) if companion else []
+    optimizer = _sgd(model, recipe, extra)
+    scales = [group.pop("lr_scale", 1.0) for group in optimizer.param_groups]
+    fixed = [group.pop("fixed_lr", False) for group in optimizer.param_groups]
+    rows: list[EpochRow] = []
+    step = 0
+    for epoch in range(schedule.epochs):
+        started = time.perf_counter()
+        model.train()
+        total_loss = torch.zeros((), device=data.train.labels.device)
+        correct = torch.zeros((), device=data.train.labels.device)
+        lr = 0.0
+        for inputs, targets in batches(
+            data.train, recipe.batch_size, data=data, generator=generator, augment=data.augment != "none"
+        ):
+            lr, momentum = schedule.lr_at(step), schedule.momentum_at(step)
+            for group, scale, keep in zip(optimizer.param_groups, scales, fixed, strict=True):
+                if not keep:
+                    group["lr"], group["momentum"] = lr * scale, momentum
+            with autocast(inputs.device):
+                logits = model(inputs)
+                loss = F.cross_entropy(logits, targets)
+            objective = loss
+            if companion is not None:
+                penalty = companion.penalty(model, Batch(inputs, targets, logits))
+                objective = loss * companion.task_loss_weight
+                if penalty is not None:
+                    objective = objective + penalty
+            optimizer.zero_grad(set_to_none=True)
+            objective.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if companion is not None:
+                companion.after_step(model)
+            total_loss += loss.detach() * len(targets)
+            correct += (logits.detach().argmax(1) == targets).sum()
+            step += 1
+        if companion is not None:
+            companion.after_epoch(model, epoch)
+        mean_loss = float(total_loss) / len(data.train)
+        if not torch.isfinite(torch.tensor(mean_loss)):
+            raise Diverged(f"{stage}: the training loss is {mean_loss} after epoch {epoch + 1} of {schedule.epochs}")
+        row = EpochRow(
+            stage=stage,
+            epoch=epoch,
+            lr=lr,
+            train_loss=mean_loss,
+            train_accuracy=float(correct) / len(data.train),
+            val_accuracy=accuracy(model, data.val, data)[0],
+            seconds=time.perf_counter() - started,
+        )
+        rows.append(row)
+        report(row, schedule.epochs)
+    return rows
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, split: Split, data: ImageData) -> tuple[float, float]:
+    """Top-1 and top-5 accuracy on a split, as shares (top-5 of fewer than five classes is 1)."""
+    training = model.training
+    model.eval()
+    places = min(5, data.class_count)
+    top1 = torch.zeros((), device=split.labels.device)
+    top5 = torch.zeros((), device=split.labels.device)
+    for inputs, targets in batches(split, 512, data=data, generator=None, augment=False):
+        with autocast(inputs.device):
+            ranked = model(inputs).topk(places, dim=1).indices
+        hits = ranked == targets[:, None]
+        top1 += hits[:, 0].sum()
+        top5 += hits.sum()
+    model.train(training)
+    return float(top1) / len(split), float(top5) / len(split)
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 where it is fast: on a GPU."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def _sgd(model: nn.Module, recipe: Recipe, extra: Sequence[dict[str, Any]]) -> torch.optim.SGD:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": recipe.weight_decay}, *extra]
+    momentum = recipe.schedule.momentum_at(0)
+    return torch.optim.SGD(
+        groups,
+        lr=recipe.schedule.lr_at(0),
+        momentum=momentum,
+        nesterov=recipe.nesterov and momentum > 0,
+        fused=parameters[0].device.type == "cuda",
+    )

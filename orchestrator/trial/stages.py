@@ -1,0 +1,105 @@
+"""Outputs of shared stages: content-addressed folders of tensors and facts, written once, without pickle."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from orchestrator.spec.result import EpochRow
+from orchestrator.spec.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """What a stage hands on. ``tensors`` are on the CPU; ``facts`` are plain JSON."""
+
+    tensors: dict[str, Tensor]
+    epochs: list[EpochRow]
+    seconds: float
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def once(workspace: Workspace, name: str, key: str, compute: Callable[[], StageOutput]) -> tuple[StageOutput, bool]:
+    """The output of a stage, and whether it was there already; computed by one process, once.
+
+    A damaged entry (its checksum does not hold) is computed again.
+    """
+    folder = workspace.stage_folder(name, key)
+    found = read(folder)
+    if found is not None:
+        return found, True
+    with _locked(folder):
+        found = read(folder)
+        if found is not None:
+            return found, True
+        output = compute()
+        _write(folder, output)
+    return output, False
+
+
+def is_there(folder: Path) -> bool:
+    """The stage has an entry (which `read` will still check)."""
+    return (folder / "stage.json").exists()
+
+
+def read(folder: Path) -> StageOutput | None:
+    """A stage's output, or None where it is missing or damaged."""
+    try:
+        facts = json.loads((folder / "stage.json").read_text())
+        if facts["sha256"] != _checksum(folder / "tensors.safetensors"):
+            return None
+        tensors = load_file(folder / "tensors.safetensors")
+        epochs = [EpochRow.model_validate(row) for row in facts["epochs"]]
+        return StageOutput(tensors, epochs, facts["seconds"], facts["facts"])
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _write(folder: Path, output: StageOutput) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+    draft.mkdir()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in output.tensors.items()}
+    save_file(tensors, draft / "tensors.safetensors")
+    facts = {
+        "sha256": _checksum(draft / "tensors.safetensors"),
+        "epochs": [row.model_dump() for row in output.epochs],
+        "seconds": output.seconds,
+        "facts": output.facts,
+    }
+    (draft / "stage.json").write_text(json.dumps(facts))
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.rename(draft, folder)
+
+
+def _checksum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock falls with the process that holds it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def state_of(model: torch.nn.Module) -> dict[str, Tensor]:
+    """A network's state as plain tensors on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,13 @@
+"""Every retraining schedule of the table keeps the suite's promises."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.retrain import SCHEDULES
+from orchestrator.testing.schedules import ScheduleSuite
+
+
+@pytest.mark.parametrize("schedule_name", SCHEDULES.names())
+class TestSchedules(ScheduleSuite):
+    pass

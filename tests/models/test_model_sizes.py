@@ -1,0 +1,149 @@
+"""Parameters and multiply-adds of every network of the table, against arithmetic that knows only the papers' widths."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from orchestrator.models import MODELS
+from orchestrator.models.build import build
+from orchestrator.models.vgg import vgg_of_widths
+
+torch.set_num_threads(1)
+
+
+def counted_macs(model: nn.Module, channels: int, size: int, kinds: tuple[type, ...] = (nn.Conv2d, nn.Linear)) -> int:
+    """Multiply-adds of one image, counted from the shapes that pass through the layers."""
+    total = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            height, width = module.kernel_size
+            total += output[0].numel() * height * width * inputs[0].shape[1] // module.groups
+        else:
+            total += output[0].numel() * inputs[0].shape[1]
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, kinds)]
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, channels, size, size))
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def chain_macs(widths: list[int], maps: list[int]) -> int:
+    """3x3 convolutions on three-channel images, one after another; ``maps`` are the sides of their outputs."""
+    inputs = [3, *widths[:-1]]
+    return sum(9 * i * o * m * m for i, o, m in zip(inputs, widths, maps, strict=True))
+
+
+def chain_weights(widths: list[int]) -> int:
+    return sum(9 * i * o for i, o in zip([3, *widths[:-1]], widths, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected_parameters", "expected_macs"),
+    [
+        ("lenet_300_100", 784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10, 784 * 300 + 300 * 100 + 100 * 10),
+        (
+            "lenet5",
+            (25 * 20 + 20) + (25 * 20 * 50 + 50) + (800 * 500 + 500) + (500 * 10 + 10),
+            24 * 24 * 20 * 25 + 8 * 8 * 50 * 20 * 25 + 800 * 500 + 500 * 10,
+        ),
+    ],
+)
+def test_lenets_on_mnist(name: str, expected_parameters: int, expected_macs: int) -> None:
+    model = build(name, {}, classes=10, channels=1, size=28)
+    assert parameters(model) == expected_parameters == {"lenet_300_100": 266_610, "lenet5": 431_080}[name]
+    assert counted_macs(model, 1, 28) == expected_macs
+
+
+VGG16 = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+VGG16_MAPS = [32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2]
+REMOVED_A = [19, 3, 8, 17, 21, 18, 36, 146, 313, 223, 398, 395, 218]
+REMOVED_B = [36, 19, 38, 26, 64, 64, 77, 329, 424, 438, 483, 432, 384]
+
+
+def test_vgg16() -> None:
+    model = build("vgg16", {}, classes=10, channels=3, size=32)
+    classifier = 512 * 512 + 512 + 2 * 512 + 512 * 10 + 10
+    assert parameters(model) == chain_weights(VGG16) + 2 * sum(VGG16) + classifier == 14_987_722
+    assert counted_macs(model, 3, 32) == chain_macs(VGG16, VGG16_MAPS) + 512 * 512 + 512 * 10 == 313_463_808
+
+
+def test_vgg19_is_that_of_network_slimming() -> None:
+    widths = [64] * 2 + [128] * 2 + [256] * 4 + [512] * 8
+    maps = [32] * 2 + [16] * 2 + [8] * 4 + [4] * 4 + [2] * 4
+    model = build("vgg19", {}, classes=10, channels=3, size=32)
+    assert parameters(model) == chain_weights(widths) + 2 * sum(widths) + 512 * 10 + 10
+    assert round(parameters(model) / 1e6, 2) == 20.04
+    assert counted_macs(model, 3, 32) == chain_macs(widths, maps) + 512 * 10
+    assert round(counted_macs(model, 3, 32) / 1e8, 3) == 3.981
+
+
+@pytest.mark.parametrize(("removed", "printed_cut"), [(REMOVED_A, 41.0), (REMOVED_B, 66.9)], ids="AB")
+def test_published_counts_cut_vgg16_as_published(removed: list[int], printed_cut: float) -> None:
+    """Functionality-oriented pruning, table 4: filters removed of each layer, against the cut in convolutions' MACs."""
+    kept = [width - gone for width, gone in zip(VGG16, removed, strict=True)]
+    dense = counted_macs(build("vgg16", {}, classes=10, channels=3, size=32), 3, 32, (nn.Conv2d,))
+    blocks = [kept[0:2], kept[2:4], kept[4:7], kept[7:10], kept[10:13]]
+    narrow = vgg_of_widths(blocks, hidden=512, num_classes=10, in_channels=3)
+    pruned = counted_macs(narrow, 3, 32, (nn.Conv2d,))
+    assert (dense, pruned) == (chain_macs(VGG16, VGG16_MAPS), chain_macs(kept, VGG16_MAPS))
+    assert round(100 * (1 - pruned / dense), 1) == printed_cut
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg19"])
+def test_vgg_layers_are_named_as_in_the_tables(name: str) -> None:
+    model = build(name, {}, classes=10, channels=3, size=32)
+    names = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    per_block = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}[name]
+    assert names == [f"conv{b}_{i}" for b, n in enumerate(per_block, start=1) for i in range(1, n + 1)]
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_convnet(batch_norm: bool) -> None:
+    widths, maps = [64, 128, 256, 512, 512], [32, 16, 8, 4, 2]
+    model = build("convnet", {"batch_norm": batch_norm}, classes=10, channels=3, size=32)
+    beside_the_weights = (2 if batch_norm else 1) * sum(widths)
+    assert parameters(model) == chain_weights(widths) + beside_the_weights + 512 * 10 + 10
+    assert counted_macs(model, 3, 32) == chain_macs(widths, maps) + 512 * 10
+    assert chain_macs(widths, maps) == 67_829_760
+
+
+def test_convnet_width_multiplies_every_layer() -> None:
+    model = build("convnet", {"width": 0.125}, classes=10, channels=3, size=32)
+    assert [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)] == [8, 16, 32, 64, 64]
+    assert counted_macs(model, 3, 32) == chain_macs([8, 16, 32, 64, 64], [32, 16, 8, 4, 2]) + 64 * 10
+
+
+@pytest.mark.parametrize(
+    ("depth", "printed_parameters", "millions_of_macs"),
+    [(20, 269_722, 40.55), (32, 464_154, 68.86), (56, 853_018, 125.49), (110, 1_727_962, 252.89)],
+)
+def test_resnets(depth: int, printed_parameters: int, millions_of_macs: float) -> None:
+    blocks = (depth - 2) // 6
+    weights, macs, channels = 9 * 3 * 16, 9 * 3 * 16 * 32 * 32, 16
+    scales = 2 * 16
+    for width, side in [(16, 32), (32, 16), (64, 8)]:
+        for _ in range(blocks):
+            for inputs in (channels, width):
+                weights += 9 * inputs * width
+                macs += 9 * inputs * width * side * side
+                scales += 2 * width
+            channels = width
+    model = build(f"resnet{depth}", {}, classes=10, channels=3, size=32)
+    assert parameters(model) == weights + scales + 64 * 10 + 10 == printed_parameters
+    assert counted_macs(model, 3, 32) == macs + 64 * 10
+    assert round(macs / 1e6, 2) == millions_of_macs
+
+
+def test_every_network_of_the_table_is_counted_here() -> None:
+    counted = {"lenet_300_100", "lenet5", "convnet", "vgg16", "vgg19", "resnet20", "resnet32", "resnet56", "resnet110"}
+    assert set(MODELS.table) == counted

@@ -27,7 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-_out = Console(highlight=False)
+# A file or a pipe has no width: tables keep theirs.
+_out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 _err = Console(stderr=True, highlight=False)
 
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The search space.")]

@@ -77,7 +77,7 @@ class Description:
         return self.doc.strip().split("\n", 1)[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Registry:
     """A table of plug-ins of one kind: name -> ``module:attribute``, open to entry points of ``group``.
 

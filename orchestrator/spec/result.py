@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -112,8 +113,8 @@ class TrialResult(BaseModel):
         }
         measured = {name: self.metrics.get(name) for name in METRICS}
         for name in ("dense_params", "params", "dense_macs", "macs"):
-            if measured[name] is not None:
-                measured[name] = int(measured[name] or 0)
+            count = measured[name]
+            measured[name] = int(count) if count is not None and math.isfinite(count) else None
         return {
             **fixed,
             **measured,

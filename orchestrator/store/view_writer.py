@@ -80,7 +80,7 @@ class ViewWriter:
             if self._parquet_stale and (now >= self._parquet_next or not running):
                 self._attempt("Parquet", self._write_parquet)
         missing = self._problems.get("MLflow")
-        if self._attempt("MLflow", lambda: self._mlflow.finish_parent(self._final)) and missing:
+        if self._attempt("MLflow", lambda: self._mlflow.finish_parent(self._final)) and missing and self._waiting:
             self._problems["MLflow"] = missing
 
     def _begin(self) -> None:
@@ -112,13 +112,13 @@ class ViewWriter:
 
     def _write_mlflow(self) -> None:
         began = time.monotonic()
-        problem: MlflowFailure | DamagedRecord | None = None
+        problem: Exception | None = None
         left = list(self._waiting)
         self._waiting.clear()
         for start in range(0, len(left), _BATCH):
-            results, latencies, damaged = self._read(left[start : start + _BATCH])
-            self._waiting |= dict.fromkeys(damaged)
-            problem = next(iter(damaged.values()), problem)
+            results, latencies, unreadable = self._read(left[start : start + _BATCH])
+            self._waiting |= dict.fromkeys(unreadable)
+            problem = next(iter(unreadable.values()), problem)
             try:
                 self._mlflow.sync(results, latencies)
             except MlflowFailure as error:
@@ -133,23 +133,23 @@ class ViewWriter:
             raise problem
         self._mlflow_next = 0.0
 
-    def _read(self, trial_ids: list[str]) -> tuple[list[TrialResult], dict[str, Latency], dict[str, DamagedRecord]]:
+    def _read(self, trial_ids: list[str]) -> tuple[list[TrialResult], dict[str, Latency], dict[str, Exception]]:
         results: list[TrialResult] = []
         latencies: dict[str, Latency] = {}
-        damaged: dict[str, DamagedRecord] = {}
+        unreadable: dict[str, Exception] = {}
         for trial_id in trial_ids:
             folder = self._folder / "trials" / trial_id
             try:
                 result, latency = read_result(folder / RESULT), read_latency(folder)
             except FileNotFoundError:
                 continue
-            except DamagedRecord as error:
-                damaged[trial_id] = error
+            except (DamagedRecord, OSError) as error:
+                unreadable[trial_id] = error
                 continue
             results.append(result)
             if latency is not None:
                 latencies[trial_id] = latency
-        return results, latencies, damaged
+        return results, latencies, unreadable
 
     def _write_parquet(self) -> None:
         began = time.monotonic()

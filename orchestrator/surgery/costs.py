@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from orchestrator.metrics.macs import layer_macs
 from orchestrator.surgery.groups import ChannelGroup
-from orchestrator.surgery.tracking import Axis, Convolution, drops_whole_groups, is_depthwise
+from orchestrator.surgery.layers import Axis, Convolution, drops_whole_groups, is_depthwise
 
 Counts = NDArray[np.int64]
 Quantity = Literal["channels", "weights", "params", "macs"]

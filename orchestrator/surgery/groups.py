@@ -14,16 +14,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from orchestrator.spec.errors import nearest
-from orchestrator.surgery.tracking import (
-    Axis,
-    BatchNorm,
-    ChannelIds,
-    Convolution,
-    Track,
-    drops_whole_groups,
-    follow,
-    is_depthwise,
-)
+from orchestrator.surgery.layers import Axis, BatchNorm, Convolution, drops_whole_groups, is_depthwise
+from orchestrator.surgery.tracking import ChannelIds, Track, follow
 
 
 class UnknownLayer(ValueError):

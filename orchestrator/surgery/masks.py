@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from orchestrator.spec.errors import nearest
 from orchestrator.surgery.groups import ChannelGroup
+from orchestrator.surgery.layers import Convolution
 from orchestrator.surgery.selecting import ChannelSelection
-from orchestrator.surgery.tracking import Convolution
 
 
 class UnknownParameter(ValueError):

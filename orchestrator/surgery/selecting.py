@@ -92,6 +92,8 @@ def select_channels(
         counts = _stated(kept, {group.name: group.size for group in groups}, "units")
         return _channel_selection(groups, arrays, counts, _share(costs.measure(quantity, counts), dense), None, True)
     target = _target(sparsity, dense)
+    if sparsity and not groups:
+        raise CannotMeetTarget(f"cannot remove {sparsity:.1%} of the {quantity}: no channel of the network can go")
     emptiest = np.ones_like(costs.dense_counts)
     if costs.measure(quantity, emptiest) > target:
         counts = emptiest

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-Axis = Literal["out", "in"]
+from orchestrator.surgery.layers import Axis, BatchNorm, Convolution, InstanceNorm, drops_whole_groups, is_depthwise
+
 Ids = NDArray[np.int64]
-Convolution = nn.modules.conv._ConvNd
-BatchNorm = nn.modules.batchnorm._BatchNorm
-InstanceNorm = nn.modules.instancenorm._InstanceNorm
 
 # fmt: off
 # Operations that leave channels where they are, and a channel of zeros at zero.
@@ -99,21 +97,6 @@ class ChannelIds:
             parents[i] = parents[parents[i]]
             i = parents[i]
         return i
-
-
-def is_depthwise(layer: nn.Module) -> bool:
-    """One input channel makes one output channel."""
-    return isinstance(layer, Convolution) and layer.in_channels == layer.out_channels == layer.groups > 1
-
-
-def drops_whole_groups(layer: nn.Module) -> bool:
-    """Whether a grouped convolution shrinks by whole groups; else by the same positions in every group.
-
-    Both leave a valid convolution; whichever has the finer steps is taken.
-    """
-    if not isinstance(layer, Convolution) or layer.groups == 1:
-        return False
-    return bool(layer.groups >= max(layer.in_channels, layer.out_channels) // layer.groups)
 
 
 def follow(outputs: Iterable[Any], source: Any, layers: Mapping[Any, tuple[str, nn.Module]]) -> Follower:

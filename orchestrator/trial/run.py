@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from orchestrator.data.images import ImageData, calibration, open_data
 from orchestrator.methods import METHODS
-from orchestrator.methods.base import Method, PruneTask, Ranking, Scores
+from orchestrator.methods.base import Method, PruneTask, Ranking, Scores, filters
 from orchestrator.metrics.size import layer_table, sizes
 from orchestrator.models.build import build as build_model
 from orchestrator.retrain.build import build as build_schedule
@@ -27,7 +27,7 @@ from orchestrator.spec.trial import TrialSpec
 from orchestrator.spec.workspace import Workspace
 from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.cutting import apply_weight_masks, cut
-from orchestrator.surgery.groups import channel_groups
+from orchestrator.surgery.groups import ChannelGroup, channel_groups
 from orchestrator.surgery.masks import WeightMasks
 from orchestrator.surgery.saved import save_pruned
 from orchestrator.surgery.selecting import Selection, WeightSelection
@@ -163,7 +163,7 @@ def make_method(spec: TrialSpec) -> Method:
 def make_task(spec: TrialSpec, model: nn.Module, data: ImageData) -> PruneTask:
     """What a method may look at, for a network as it stands."""
     example = example_of(data)
-    groups = channel_groups(model, example) if spec.target.granularity == "channels" else []
+    groups = prunable_groups(model, example) if spec.target.granularity == "channels" else []
     return PruneTask(
         target=spec.target,
         groups=groups,
@@ -175,6 +175,17 @@ def make_task(spec: TrialSpec, model: nn.Module, data: ImageData) -> PruneTask:
         training_size=len(data.train),
         generator=generator_for(spec.seed, "method"),
     )
+
+
+def prunable_groups(model: nn.Module, example: torch.Tensor) -> list[ChannelGroup]:
+    """The channel groups that a target may shrink: those of convolution filters.
+
+    The papers prune filters and leave the hidden units of a classifier alone (ranked beside filters, its hundreds of
+    small scores would empty it first). A network without convolutions has its hidden units pruned.
+    """
+    groups = channel_groups(model, example)
+    of_filters = [group for group in groups if any(isinstance(m, nn.Conv2d) for _, m, _ in filters(group, model))]
+    return of_filters or groups
 
 
 def fresh_model(spec: TrialSpec, data: ImageData, workspace: Workspace, purpose: str = "init") -> nn.Module:

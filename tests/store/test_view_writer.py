@@ -14,14 +14,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.store import Latency, read_results, write_latency, write_result
+from orchestrator.store import Latency, read_results, recorded_ids, write_latency, write_result
 from orchestrator.store.view_writer import ViewWriter
 
 FORK = multiprocessing.get_context("fork")
 LATENCY = Latency(latency_ms=2.0, latency_ms_std=0.1, dense_latency_ms=4.0, dense_latency_ms_std=0.1, latency_speedup=2)
 
 
-def drive(out, results, writer=None):
+def drive(out, results):
     """What a driver does for each trial that ends."""
     with ViewWriter(out, "sweep", searchspace="name: sweep\n") as writer:
         for result in results:
@@ -72,14 +72,14 @@ def test_a_finished_sweep_holds_the_public_contract(out, make_result):
 
 def test_a_driver_killed_at_any_moment_is_caught_up_with(out, make_result):
     results = [make_result(seed) for seed in range(40)]
-    for delay in (0.15, 0.4):
+    for enough in (5, 20):
         driver = FORK.Process(target=drive, args=(out, results))
         driver.start()
-        time.sleep(delay)
+        while len(recorded_ids(out / "sweep")) < enough:
+            time.sleep(0.001)
         driver.kill()
         driver.join()
-    recorded = len(list(read_results(out / "sweep")))
-    assert 0 < recorded < 40
+    assert 20 <= len(list(read_results(out / "sweep"))) < 40
     drive(out, results)
     assert run_statuses(out) == expected_statuses(results)
     assert len(shown_trials(out)) == 40

@@ -102,6 +102,10 @@ class _Driver(Events):
         ) as self._views:
             if self._jobs or self._unmeasured():
                 self._on_the_cluster(self.outcome.plan)
+            if self.outcome.interrupted:
+                # A worker may have finished after the driver stopped listening.
+                for trial_id in recorded_ids(self._folder):
+                    self._views.put(trial_id)
             self._collect_failures()
             self.outcome.warnings += self._views.close("KILLED" if self.outcome.interrupted else "FINISHED")
         return self.outcome

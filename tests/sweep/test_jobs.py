@@ -1,0 +1,55 @@
+"""Order of work: shared stages before the trials that need them, and what happens when one fails."""
+
+from orchestrator.spec.search_space import SearchSpace
+from orchestrator.sweep.jobs import Job, JobQueue, remaining_jobs
+from orchestrator.sweep.planning import Plan, plan
+
+
+def planned() -> Plan:
+    base = {"model": "lenet5", "data": "digits", "retrain": "clr"}
+    axes = {"target.sparsity": [0.3, 0.5], "seed": [0, 1]}
+    return plan(SearchSpace.parse({"name": "s", "base": base, "axes": axes, "arms": ["l1_norm", "taylor", "sfp"]}))
+
+
+def drain(queue: JobQueue) -> list[list[Job]]:
+    """Take all that can start, then finish it; wave by wave."""
+    waves = []
+    while not queue.exhausted:
+        wave = []
+        while (job := queue.take()) is not None:
+            wave.append(job)
+        assert wave, "nothing can start and nothing runs"
+        waves.append(wave)
+        for job in wave:
+            queue.finished(job.key)
+    return waves
+
+
+def test_every_job_runs_once_and_after_what_it_needs() -> None:
+    jobs = remaining_jobs(planned(), set(), lambda name, key: False)
+    waves = drain(JobQueue(jobs))
+    order = [job.key for wave in waves for job in wave]
+    assert len(order) == len(set(order)) == 2 + 2 + 4 + 12
+    when = {job.key: i for i, wave in enumerate(waves) for job in wave}
+    assert all(when[need] < when[job.key] for job in jobs for need in job.needs)
+
+
+def test_recorded_trials_and_stages_that_are_there_are_left_out() -> None:
+    this = planned()
+    everything = {trial.trial_id for trial in this.trials}
+    assert remaining_jobs(this, everything, lambda name, key: False) == []
+    one_left = remaining_jobs(this, everything - {this.trials[0].trial_id}, lambda name, key: name == "baseline")
+    assert [(job.kind, job.needs) for job in one_left] == [("trial", ())]
+
+
+def test_a_failed_stage_takes_its_trials_with_it_and_no_others() -> None:
+    this = planned()
+    queue = JobQueue(remaining_jobs(this, set(), lambda name, key: False))
+    first = queue.take()
+    assert first is not None
+    assert first.kind == "baseline"
+    lost = queue.failed(first.key)
+    assert {job.spec.seed for job in lost} == {first.spec.seed}
+    assert len(lost) == 6
+    rest = [job for wave in drain(queue) for job in wave]
+    assert {job.spec.seed for job in rest} == {1 - first.spec.seed}

@@ -1,0 +1,121 @@
+"""A trial by itself, without Ray or MLflow: values in, a record out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator.data.images import open_data
+from orchestrator.models.build import build
+from orchestrator.spec.result import TrialResult
+from orchestrator.spec.workspace import Workspace
+from orchestrator.surgery.saved import rebuild
+from orchestrator.sweep.planning import resolve
+from orchestrator.training.loop import accuracy
+from orchestrator.trial.run import run_trial
+
+SMALL = {
+    "model": {"name": "convnet", "width": 0.1},
+    "data": "digits",
+    "method": "l1_norm",
+    "target": {"sparsity": 0.5},
+    "baseline": {"epochs": 2, "lr": 0.05},
+    "retrain": {"name": "clr", "epochs": 1},
+}
+
+
+def trial(out: Path, **changes: Any) -> TrialResult:
+    result = run_trial(resolve({**SMALL, **changes}), Workspace(out, "s"))
+    assert result.status == "done", result.error
+    return result
+
+
+def same(one: TrialResult, two: TrialResult) -> bool:
+    rows = [[row.model_copy(update={"seconds": 0.0}) for row in result.epochs] for result in (one, two)]
+    return (one.metrics, one.layers, rows[0]) == (two.metrics, two.layers, rows[1])
+
+
+def test_the_same_specification_gives_the_same_result(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    one = trial(tmp_path / "a")
+    torch.manual_seed(8)
+    trial(tmp_path / "b", method="taylor")  # another trial first: nothing of it may be left
+    two = trial(tmp_path / "b")
+    assert same(one, two)
+    assert "baseline" in two.reused
+    assert "baseline" not in one.reused
+
+
+def test_a_damaged_stage_is_computed_again(tmp_path: Path) -> None:
+    one = trial(tmp_path)
+    (tensors,) = tmp_path.glob("cache/baseline/*/tensors.safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:-7])
+    two = trial(tmp_path)
+    assert two.reused == []
+    assert same(one, two)
+
+
+def test_the_saved_network_is_the_measured_one(tmp_path: Path) -> None:
+    result = trial(tmp_path)
+    data = open_data("digits", {}, device=torch.device("cpu"))
+    dense = build("convnet", {"width": 0.1}, classes=10, channels=1, size=8)
+    folder = tmp_path / "s/trials" / result.trial_id
+    pruned = rebuild(dense, torch.zeros(1, 1, 8, 8), folder)
+    assert sum(p.numel() for p in pruned.parameters()) == result.metrics["params"]
+    assert accuracy(pruned, data.test, data)[0] == result.metrics["accuracy"]
+    assert json.loads((folder / "cut.json").read_text())["kept"]
+
+
+def test_pruned_weights_stay_pruned_through_retraining(tmp_path: Path) -> None:
+    result = trial(tmp_path, method="magnitude", target={"quantity": "weights", "sparsity": 0.8})
+    assert result.metrics["weight_sparsity"] == pytest.approx(0.8, abs=0.001)
+    assert result.metrics["mac_sparsity"] == 0
+    assert result.metrics["macs"] == result.metrics["dense_macs"]
+
+
+def test_from_scratch_forgets_the_weights(tmp_path: Path) -> None:
+    """With the weights drawn anew, nothing that was trained is left: the retrained network starts from chance."""
+    tuned = trial(tmp_path, retrain={"name": "fine_tune", "epochs": 0})
+    scratch = trial(tmp_path, retrain={"name": "scratch_e", "epochs": 1}, baseline={**SMALL["baseline"], "epochs": 3})
+    assert tuned.metrics["accuracy"] == tuned.metrics["pruned_accuracy"]
+    first = next(row for row in scratch.epochs if row.stage == "retrain")
+    assert first.train_accuracy < 0.6
+    assert len([row for row in scratch.epochs if row.stage == "retrain"]) == 3 + 1
+
+
+def test_one_sparse_training_serves_every_sparsity(tmp_path: Path) -> None:
+    method = {"name": "network_slimming", "sparse_epochs": 1}
+    one = trial(tmp_path, method=method, target={"sparsity": 0.3})
+    two = trial(tmp_path, method=method, target={"sparsity": 0.6})
+    assert "sparse_training" not in one.reused
+    assert "sparse_training" in two.reused
+    assert len(list(tmp_path.glob("cache/sparse_training/[!.]*"))) == 1
+
+
+def test_exact_counts(tmp_path: Path) -> None:
+    result = trial(tmp_path, target={"kept": [4, 9, 20, 30, 40]})
+    channels = [row.kept_channels for row in result.layers if row.kind == "conv"]
+    assert channels == [4, 9, 20, 30, 40]
+    assert result.note is None
+
+
+def test_what_cannot_be_met_is_said(tmp_path: Path) -> None:
+    result = run_trial(resolve({**SMALL, "target": {"sparsity": 0.99999}}), Workspace(tmp_path, "s"))
+    assert result.status == "failed"
+    assert result.error is not None
+    assert result.error.startswith("CannotMeetTarget: ")
+
+
+def test_a_users_own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def tiny(num_classes, in_channels, width: int = 4):\n"
+        "    return nn.Sequential(nn.Conv2d(in_channels, width, 3), nn.ReLU(), nn.Flatten(),\n"
+        "                         nn.Linear(width * 36, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    result = trial(tmp_path, model={"name": "mine:tiny", "width": 8})
+    assert result.layers[0].dense_channels == 8
+    assert result.layers[0].kept_channels == 4

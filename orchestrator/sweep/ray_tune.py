@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,14 @@ def slots(resources: Resources) -> int:
     return max(1, min(by_cpu, int(total.get("GPU", 0) * per_gpu)))
 
 
-def run_jobs(jobs: Sequence[Job], workspace: Mapping[str, Any], resources: Resources, events: Events) -> None:
-    """Run every job; returns when all have ended.
-
-    Raises:
-        Interrupted: SIGINT or SIGTERM arrived; what had ended is recorded.
-    """
+def run_jobs(
+    jobs: Sequence[Job],
+    workspace: Mapping[str, Any],
+    resources: Resources,
+    events: Events,
+    check: Callable[[], None],
+) -> None:
+    """Run every job; returns when all have ended. What `check` raises, between two events, stops it."""
     feed = _Feed(jobs, workspace, events)
     shape: dict[str, float] = {"cpu": resources.cpus}
     if resources.gpus:
@@ -94,28 +96,38 @@ def run_jobs(jobs: Sequence[Job], workspace: Mapping[str, Any], resources: Resou
             storage_path=scratch,
             name="jobs",
             verbose=0,
-            callbacks=[_Listener(feed)],
+            callbacks=[_Listener(feed, check)],
             failure_config=tune.FailureConfig(max_failures=_RETRIES),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
         ),
     )
     try:
-        with interruptible():
-            tuner.fit()
-    except (KeyboardInterrupt, Interrupted):
-        raise Interrupted from None
+        tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[Callable[[], None]]:
+    """Yields a check that raises :class:`Interrupted` once SIGINT or SIGTERM has arrived; a second one is not waited for.
+
+    The handler itself raises nothing the first time: inside Ray's compiled code an exception would come out as another.
+    """
+    arrived = False
+
     def stop(number: int, frame: object) -> None:
-        raise Interrupted
+        nonlocal arrived
+        if arrived:
+            raise KeyboardInterrupt
+        arrived = True
+
+    def check() -> None:
+        if arrived:
+            raise Interrupted
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield check
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -227,8 +239,8 @@ class _Feed(Searcher):
 class _Listener(tune.Callback):
     """Passes Tune's events on to the runner's."""
 
-    def __init__(self, feed: _Feed) -> None:
-        self._feed = feed
+    def __init__(self, feed: _Feed, check: Callable[[], None]) -> None:
+        self._feed, self._check = feed, check
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing, as for the feed."""
@@ -248,3 +260,4 @@ class _Listener(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._feed.events.tick()
+        self._check()

@@ -125,21 +125,22 @@ class _Driver(Events):
         with ray_tune.cluster(self._address, resources.cpus):
             self._state.slots = ray_tune.slots(resources)
             try:
-                if self._jobs:
-                    with self._view:
-                        ray_tune.run_jobs(self._jobs, place, resources, self)
-                with ray_tune.interruptible():
-                    self._measure(measuring.measure_all)
-            except ray_tune.Interrupted:
+                with ray_tune.interruptible() as check:
+                    if self._jobs:
+                        with self._view:
+                            ray_tune.run_jobs(self._jobs, place, resources, self, check)
+                    self._measure(measuring.measure_all, check)
+            except (ray_tune.Interrupted, KeyboardInterrupt):
                 self.outcome.interrupted = True
 
-    def _measure(self, measure_all: Callable[..., None]) -> None:
+    def _measure(self, measure_all: Callable[..., None], check: Callable[[], None]) -> None:
         folders = self._unmeasured()
         if not folders:
             return
         self._say(f"measuring the latency of {len(folders)} networks, one at a time")
 
         def measured(folder: Path, error: str | None) -> None:
+            check()
             if error is None:
                 self.outcome.measured += 1
                 self._views.put(folder.name)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from orchestrator.spec.errors import SpecError, nearest
 from orchestrator.spec.search_space import SearchSpace, parse_yaml
-from orchestrator.sweep.planning import Plan
+from orchestrator.sweep.planning import STAGE_NAMES, Plan
 from orchestrator.sweep.planning import plan as make_plan
 
 app = typer.Typer(
@@ -65,7 +65,7 @@ def plan(space: SpaceFile, out: Store = Path("runs"), settings: Settings = None,
     _out.print(
         f"{facts['trials']} trials, {facts['done']} done already; "
         f"{stages['baseline']} distinct baselines, {stages['sparse_training']} sparse trainings, "
-        f"{stages['importance']} importance scores shared by them"
+        f"{stages['importance']} importance scores, {stages['step']} steps shared by them"
     )
     if facts["repeated"]:
         _out.print(f"{facts['repeated']} more points resolve to trials planned before; each runs once")
@@ -248,7 +248,7 @@ def _facts(planned: Plan, out: Path) -> dict[str, Any]:
         "trials": len(planned.trials),
         "repeated": planned.repeated,
         "done": sum(trial.trial_id in recorded for trial in planned.trials),
-        "stages": {name: planned.count(name) for name in ("baseline", "importance", "sparse_training")},
+        "stages": {name: planned.count(name) for name in STAGE_NAMES},
         "arms": list(arms.values()),
         "trial_ids": [trial.trial_id for trial in planned.trials],
     }

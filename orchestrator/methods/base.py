@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from orchestrator.spec.trial import Target
 from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.groups import ChannelGroup
-from orchestrator.surgery.selecting import Scope, Selection, select_channels, select_weights
+from orchestrator.surgery.selecting import Scope, Selection, select_channels, select_kept, select_weights
 from orchestrator.training.loop import Batch
 
 Scores = Mapping[str, Tensor]
@@ -35,6 +35,16 @@ class PruneTask:
     training_size: int
     generator: torch.Generator
     """On the CPU."""
+    example: Tensor
+    """One empty image, on the device. Shape (1, channels, size, size)."""
+    training: Callable[[], Iterator[tuple[Tensor, Tensor]]]
+    """One pass over the whole training set, in order, without augmentation."""
+    validation: Callable[[], Iterator[tuple[Tensor, Tensor]]]
+    """One pass over the validation split, shuffled the same way every time."""
+    dense: Callable[[], nn.Module]
+    """A copy of the trained dense network (a teacher)."""
+    steps: int = 0
+    """Optimizer steps of the sparse training; 0 outside one."""
 
 
 class Method:
@@ -47,7 +57,11 @@ class Method:
     """What it can remove: ``channels``, ``weights``, or both."""
     default_scope: ClassVar[Scope] = "uniform"
     trains: ClassVar[bool] = False
-    """It trains with the network, from scratch, before anything is removed."""
+    """It trains with the network before anything is removed."""
+    starts_from: ClassVar[Literal["scratch", "baseline"]] = "scratch"
+    """Weights that training begins with: new ones, or the dense network's."""
+    finds_sparsity: ClassVar[bool] = False
+    """How much goes can follow from the method's own rule: the target then needs no sparsity."""
     trains_for_target: ClassVar[bool] = False
     """That training aims at the target's sparsity, so trials of different sparsity cannot share it."""
     reads_data: ClassVar[bool] = False
@@ -89,10 +103,21 @@ class Ranking(Method):
         raise NotImplementedError
 
     def select(self, model: nn.Module, task: PruneTask) -> Selection:
-        return self.select_from(self.scores(model, task), task)
+        return self.compensate(model, task, self.select_from(self.scores(model, task), task))
+
+    def keep(self, scores: Scores) -> Mapping[str, Tensor]:
+        """The method's own rule, for targets without a sparsity: boolean tensors of the scores' shapes, True stays."""
+        raise NotImplementedError
+
+    def compensate(self, model: nn.Module, task: PruneTask, selection: Selection) -> Selection:
+        """Called with the network just before it is pruned; may add new values for what survives."""
+        return selection
 
     def select_from(self, scores: Scores, task: PruneTask) -> Selection:
         """The selection that scores computed before lead to."""
+        if task.target.sparsity is None and task.target.kept is None:
+            keep = self.keep(scores)
+            return select_kept(keep, task.groups, task.costs, quantity=task.target.quantity)
         scope = task.target.scope or self.default_scope
         if task.target.quantity == "weights":
             return select_weights(scores, sparsity=task.target.sparsity, scope=scope, kept=task.target.kept)

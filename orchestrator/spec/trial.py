@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -46,6 +47,8 @@ class Baseline(Value):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
     nesterov: bool = False
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """Adam takes the schedule's rates; its own first moment stands for the momentum."""
 
     @model_validator(mode="after")
     def _milestones_in_order(self) -> Baseline:
@@ -65,12 +68,17 @@ class Target(Value):
     """`global`: one ranking over all layers; `uniform`: the same share of every layer; None: as the method prefers."""
     kept: dict[str, int] | list[int] | None = None
     """Kept counts by layer, or of every prunable layer in order."""
+    steps: list[float] | None = None
+    """Iterative pruning: sparsities to pass on the way, retraining after each, e.g. 0.5, 0.75, 0.875 before 0.9."""
 
     @model_validator(mode="after")
-    def _one_of_sparsity_and_kept(self) -> Target:
-        if (self.sparsity is None) == (self.kept is None):
-            found = "neither" if self.sparsity is None else "both"
-            raise ValueError(f"give either sparsity or kept, found {found}")
+    def _consistent(self) -> Target:
+        if self.sparsity is not None and self.kept is not None:
+            raise ValueError("give either sparsity or kept, found both")
+        if self.steps is not None:
+            way = [0.0, *self.steps, self.sparsity if self.sparsity is not None else 0.0]
+            if not self.steps or any(a >= b for a, b in pairwise(way)):
+                raise ValueError(f"steps must rise from above 0 to below the sparsity, found {self.steps}")
         if self.kept is not None:
             counts = list(self.kept.values()) if isinstance(self.kept, dict) else self.kept
             if not counts or any(count < 1 for count in counts):
@@ -88,6 +96,8 @@ class Retrain(Value):
 
     name: str
     epochs: int = Field(default=40, ge=0)
+    step_epochs: int | None = Field(default=None, ge=0)
+    """Epochs after each step of iterative pruning but the last; None: as many as after the last."""
     batch_size: int | None = Field(default=None, ge=1)
     weight_decay: float | None = Field(default=None, ge=0)
     params: Mapping[str, Any] = Field(default_factory=dict)
@@ -136,6 +146,19 @@ class TrialSpec(Value):
         """Trials with this key in common share the importance scores of their dense network."""
         granularity = {"granularity": self.target.granularity}
         return key_of("importance", self._parts("model", "data", "baseline", "method", "seed") | granularity)
+
+    @property
+    def before_last_step(self) -> TrialSpec:
+        """The specification of the step before the last, of a trial whose target has steps."""
+        *before, last = self.target.steps or []
+        target = self.target.model_copy(update={"sparsity": last, "steps": before or None})
+        epochs = self.retrain.epochs if self.retrain.step_epochs is None else self.retrain.step_epochs
+        return self.model_copy(update={"target": target, "retrain": self.retrain.model_copy(update={"epochs": epochs})})
+
+    @property
+    def step_key(self) -> str:
+        """Trials with this key in common pass through one network on the way to their targets."""
+        return key_of("step", self.canonical())
 
     def _parts(self, *names: str) -> dict[str, Any]:
         canonical = self.canonical()

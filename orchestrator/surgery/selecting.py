@@ -139,6 +139,30 @@ def select_weights(
     return WeightSelection(shaped, achieved, requested, requested is None or abs(achieved - requested) <= TOLERANCE)
 
 
+def select_kept(
+    keep: Mapping[str, Tensor], groups: Sequence[ChannelGroup], costs: Costs, *, quantity: Quantity | Literal["weights"]
+) -> Selection:
+    """The selection that a method's own rule makes; where it would keep nothing of a group or tensor, one stays.
+
+    ``keep``: boolean tensors, one value a unit of every group, or one a weight of every parameter; True stays.
+    """
+    if quantity == "weights":
+        masks = {name: _not_empty(mask.bool()) for name, mask in keep.items()}
+        total, left = sum(m.numel() for m in masks.values()), sum(int(m.sum()) for m in masks.values())
+        return WeightSelection(masks, _share(left, total))
+    units = {group.name: _not_empty(keep[group.name].bool()).nonzero().flatten().tolist() for group in groups}
+    counts = np.array([len(units[group.name]) for group in groups], dtype=np.int64)
+    achieved = _share(costs.measure(quantity, counts), costs.dense(quantity))
+    return ChannelSelection({name: tuple(kept) for name, kept in units.items()}, achieved)
+
+
+def _not_empty(mask: Tensor) -> Tensor:
+    if not mask.any():
+        mask = mask.clone()
+        mask.view(-1)[0] = True
+    return mask
+
+
 def _target(sparsity: float | None, dense: int) -> float:
     if sparsity is None or not 0 <= sparsity < 1:
         raise CannotMeetTarget(f"a target needs a sparsity from 0 to below 1, or counts to keep; found {sparsity!r}")

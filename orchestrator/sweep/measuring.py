@@ -47,7 +47,7 @@ class _Stopwatch:
         from datetime import UTC, datetime
 
         from orchestrator.trial.latency import BATCH_SIZE, measure_saved
-        from orchestrator.trial.run import device_name
+        from orchestrator.trial.provenance import device_name
 
         found = measure_saved(Path(folder), self._device, self._threads)
         return {

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -22,7 +22,8 @@ from orchestrator.spec.result import LATENCY_METRICS, METRICS
 from orchestrator.spec.search_space import Axis, Range, SearchSpace, assign
 from orchestrator.spec.trial import Baseline, Choice, Retrain, Target, TrialSpec
 
-StageName = Literal["baseline", "importance", "sparse_training"]
+StageName = Literal["baseline", "importance", "sparse_training", "step"]
+STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 SEARCHES = {
     "grid": "every combination of the axes' values",
     "random": "independent draws from the axes, as many as `trials` says",
@@ -106,6 +107,10 @@ def stages_of(spec: TrialSpec) -> list[Stage]:
     """The shared stages of one trial, in order."""
     attributes = METHODS.describe(spec.method.name).attributes
     stages = [Stage("baseline", spec.baseline_key, spec)]
+    if spec.target.steps:
+        before = spec.before_last_step
+        earlier = stages_of(before)
+        return [*earlier, Stage("step", before.step_key, before, needs=(earlier[-1].key,))]
     if attributes.get("trains"):
         key = spec.sparse_training_key(for_target=bool(attributes.get("trains_for_target")))
         stages.append(Stage("sparse_training", key, spec, needs=(spec.baseline_key,)))
@@ -129,7 +134,12 @@ def resolve(config: Mapping[str, Any], sources: Mapping[str, str] | None = None)
             raise SpecError(join("base", section), "is missing")
     method = _choice(METHODS, config, "method", origin)
     target = _value(Target, config.get("target", {}), "target", origin)
-    granularities = METHODS.describe(method.name).attributes.get("granularities", ("channels",))
+    attributes = METHODS.describe(method.name).attributes
+    if target.sparsity is None and target.kept is None and not attributes.get("finds_sparsity"):
+        raise SpecError(origin("target"), "give either sparsity or kept, found neither")
+    if target.steps and attributes.get("trains"):
+        raise SpecError(origin("target.steps"), f"method {method.name!r} trains with the network: it takes no steps")
+    granularities = attributes.get("granularities", ("channels",))
     if target.granularity not in granularities:
         right = {"weights": "weights", "channels": "channels, params or macs"}
         wanted = " or ".join(right[granularity] for granularity in granularities)

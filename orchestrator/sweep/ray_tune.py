@@ -109,7 +109,7 @@ def run_jobs(
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], None]]:
-    """Yields a check that raises :class:`Interrupted` once SIGINT or SIGTERM has arrived; a second one is not waited for.
+    """Yields a check that raises :class:`Interrupted` once SIGINT or SIGTERM has arrived; a second one stops at once.
 
     The handler itself raises nothing the first time: inside Ray's compiled code an exception would come out as another.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import pickle
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator.data.images import calibration
+from orchestrator.data.images import batches, calibration
 from orchestrator.methods import METHODS
 from orchestrator.methods.base import Method, PruneTask
 from orchestrator.metrics.macs import count_macs
@@ -65,14 +66,20 @@ def decide(registry: Registry, name: str, kind: str, granularity: str, again: in
 def task_for(model: nn.Module, granularity: str) -> PruneTask:
     """A task at half of the MACs, or of the weights."""
     groups = channel_groups(model, EXAMPLE) if granularity == "channels" else []
+    data, dense = images(), copy.deepcopy(model)
     return PruneTask(
         target=Target(quantity="macs" if granularity == "channels" else "weights", sparsity=SPARSITY),
         groups=groups,
         costs=Costs(model, EXAMPLE, groups),
-        calibration=lambda: calibration(images(), 48, 16, seed=0),
+        calibration=lambda: calibration(data, 48, 16, seed=0),
         loss=F.cross_entropy,
         training_size=96,
         generator=generator_for(0, "method"),
+        example=EXAMPLE,
+        training=lambda: batches(data.train, 16, data=data, generator=None, augment=False),
+        validation=lambda: batches(data.val, 16, data=data, generator=generator_for(0, "validation"), augment=False),
+        dense=lambda: copy.deepcopy(dense),
+        steps=12,
     )
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -51,12 +51,13 @@ Report = Callable[[EpochRow, int], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD under a schedule."""
+    """SGD, or Adam, under a schedule."""
 
     schedule: Schedule
     batch_size: int
     weight_decay: float
     nesterov: bool = False
+    optimizer: Literal["sgd", "adam"] = "sgd"
 
 
 def steps_per_epoch(data: ImageData, batch_size: int) -> int:
@@ -85,7 +86,7 @@ def train(
         return []
     model.to(memory_format=torch.channels_last)
     extra = list(companion.extra_parameters()) if companion else []
-    optimizer = _sgd(model, recipe, extra)
+    optimizer = _optimizer(model, recipe, extra)
     scales = [group.pop("lr_scale", 1.0) for group in optimizer.param_groups]
     fixed = [group.pop("fixed_lr", False) for group in optimizer.param_groups]
     rows: list[EpochRow] = []
@@ -102,7 +103,9 @@ def train(
             lr, momentum = schedule.lr_at(step), schedule.momentum_at(step)
             for group, scale, keep in zip(optimizer.param_groups, scales, fixed, strict=True):
                 if not keep:
-                    group["lr"], group["momentum"] = lr * scale, momentum
+                    group["lr"] = lr * scale
+                    if "momentum" in group:
+                        group["momentum"] = momentum
             with autocast(inputs.device):
                 logits = model(inputs)
                 loss = F.cross_entropy(logits, targets)
@@ -162,14 +165,17 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def _sgd(model: nn.Module, recipe: Recipe, extra: Sequence[dict[str, Any]]) -> torch.optim.SGD:
+def _optimizer(model: nn.Module, recipe: Recipe, extra: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": recipe.weight_decay}, *extra]
+    fused = parameters[0].device.type == "cuda"
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=recipe.schedule.lr_at(0), fused=fused)
     momentum = recipe.schedule.momentum_at(0)
     return torch.optim.SGD(
         groups,
         lr=recipe.schedule.lr_at(0),
         momentum=momentum,
         nesterov=recipe.nesterov and momentum > 0,
-        fused=parameters[0].device.type == "cuda",
+        fused=fused,
     )

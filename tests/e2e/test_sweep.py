@@ -124,6 +124,7 @@ def test_shared_stages_are_computed_once(finished: Path) -> None:
         "baseline": BASELINES,
         "importance": IMPORTANCES,
         "sparse_training": SPARSE_TRAININGS,
+        "step": 0,
     }
     assert facts["trials"] == facts["done"] == TRIALS
     for stage, count in facts["stages"].items():

@@ -38,17 +38,23 @@ class Small(nn.Module):
 INPUTS = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).view(1, 1, 2, 2)
 
 
-def task(model: nn.Module, *, loss: object = None, **target: object) -> PruneTask:
-    groups = channel_groups(model, INPUTS)
+def task(
+    model: nn.Module, *, loss: object = None, example: Tensor = INPUTS, seed: int = 0, **target: object
+) -> PruneTask:
+    groups = channel_groups(model, example)
     batches = [(INPUTS, torch.tensor([0])), (2 * INPUTS, torch.tensor([1]))]
     return PruneTask(
         target=Target(**{"quantity": "channels", "sparsity": 0.34, **target}),
         groups=groups,
-        costs=Costs(model, INPUTS, groups),
+        costs=Costs(model, example, groups),
         calibration=lambda: batches,
         loss=loss or F.cross_entropy,  # type: ignore[arg-type]
         training_size=100,
-        generator=torch.Generator().manual_seed(0),
+        generator=torch.Generator().manual_seed(seed),
+        example=example,
+        training=lambda: iter(batches),
+        validation=lambda: iter(batches),
+        dense=lambda: model,
     )
 
 
@@ -56,8 +62,7 @@ def test_l1_norm_is_the_sum_of_absolute_weights() -> None:
     model = nn.Sequential(nn.Conv2d(2, 2, 2, bias=False), nn.Conv2d(2, 1, 1))
     with torch.no_grad():
         model[0].weight.copy_(torch.arange(-8.0, 8.0).view(2, 2, 2, 2))
-    groups = channel_groups(model, torch.zeros(1, 2, 4, 4))
-    scores = L1Norm().scores(model, PruneTask(Target(sparsity=0.5), groups, None, list, None, 1, None))  # type: ignore[arg-type]
+    scores = L1Norm().scores(model, task(model, example=torch.zeros(1, 2, 4, 4)))
     assert scores["0"].tolist() == [36.0, 28.0]  # 8+7+...+1 and 0+1+...+7
 
 
@@ -136,12 +141,9 @@ def test_magnitude_layer_by_layer() -> None:
 
 def test_random_is_uniform_and_of_the_seed() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4000, 1), nn.Conv2d(4000, 1, 1))
-    groups = channel_groups(model, torch.zeros(1, 1, 1, 1))
 
     def scores(seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        this = PruneTask(Target(sparsity=0.5), groups, None, list, None, 1, generator)  # type: ignore[arg-type]
-        return Random().scores(model, this)["0"]
+        return Random().scores(model, task(model, example=torch.zeros(1, 1, 1, 1), seed=seed))["0"]
 
     assert torch.equal(scores(1), scores(1))
     assert not torch.equal(scores(1), scores(2))
@@ -171,8 +173,7 @@ def test_sfp_ranks_by_the_l2_norm() -> None:
     model = nn.Sequential(nn.Conv2d(2, 2, 1, bias=False), nn.Conv2d(2, 1, 1))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[3.0, 0.0], [2.0, 2.0]]).view(2, 2, 1, 1))
-    groups = channel_groups(model, torch.zeros(1, 2, 1, 1))
-    this = PruneTask(Target(sparsity=0.5), groups, None, list, None, 1, None)  # type: ignore[arg-type]
+    this = task(model, example=torch.zeros(1, 2, 1, 1))
     soft, l1 = SoftFilterPruning().scores(model, this)["0"], L1Norm().scores(model, this)["0"]
     assert soft[0] > soft[1]  # 3 against sqrt(8)
     assert l1[0] < l1[1]  # 3 against 4

@@ -119,3 +119,25 @@ def test_a_users_own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     result = trial(tmp_path, model={"name": "mine:tiny", "width": 8})
     assert result.layers[0].dense_channels == 8
     assert result.layers[0].kept_channels == 4
+
+
+def test_iterative_pruning_passes_through_shared_steps(tmp_path: Path) -> None:
+    """90 % by way of 50 and 75 %: each step is retrained and kept for every trial that passes it."""
+    target = {"quantity": "weights", "sparsity": 0.9, "steps": [0.5, 0.75]}
+    far = trial(tmp_path, method="magnitude", target=target)
+    assert far.metrics["weight_sparsity"] == pytest.approx(0.9, abs=0.001)
+    assert len(list(tmp_path.glob("cache/step/[!.]*"))) == 2
+    farther = trial(tmp_path, method="magnitude", target={**target, "sparsity": 0.95})
+    assert "step" in farther.reused
+    assert len(list(tmp_path.glob("cache/step/[!.]*"))) == 2
+
+
+@pytest.mark.parametrize("quantity", ["macs", "params", "channels"])
+def test_iterative_pruning_of_channels_counts_shares_of_the_dense_network(tmp_path: Path, quantity: str) -> None:
+    result = trial(tmp_path, method="taylor", target={"quantity": quantity, "sparsity": 0.7, "steps": [0.3, 0.5]})
+    reached = {"macs": "mac_sparsity", "params": "param_sparsity", "channels": "filter_sparsity"}[quantity]
+    assert result.metrics[reached] == pytest.approx(0.7, abs=0.02)
+    data = open_data("digits", {}, device=torch.device("cpu"))
+    dense = build("convnet", {"width": 0.1}, classes=10, channels=1, size=8)
+    pruned = rebuild(dense, torch.zeros(1, 1, 8, 8), tmp_path / "s/trials" / result.trial_id)
+    assert accuracy(pruned, data.test, data)[0] == result.metrics["accuracy"]

@@ -80,6 +80,7 @@ def run(
     retry_failed: Annotated[bool, typer.Option(help="Run trials again that failed before.")] = False,
 ) -> None:
     """Run or resume a sweep. Exit 0: every trial ended well; 1: some failed; 2: bad search space."""
+    from orchestrator.sweep.progress import duration
     from orchestrator.sweep.running import SweepBusy
     from orchestrator.sweep.running import run as run_sweep
 
@@ -90,6 +91,9 @@ def run(
             )
         except SweepBusy as busy:
             _fail(str(busy))
+        except KeyboardInterrupt:
+            _err.print("stopped before the first trial")
+            raise typer.Exit(130) from None
     for warning in outcome.warnings:
         _err.print(f"warning: {warning}", markup=False, soft_wrap=True)
     again = " ".join(["prunesweep run", *sys.argv[2:]])
@@ -98,9 +102,10 @@ def run(
         raise typer.Exit(130)
     _summary(outcome.folder, outcome.plan)
     trained = ", ".join(f"{count} {name}" for name, count in outcome.trained.items()) or "no shared stage"
+    took = ", ".join(f"{what} {duration(seconds)}" for what, seconds in outcome.seconds.items())
     _out.print(
         f"executed {outcome.executed} of {len(outcome.plan.trials)} trials, computed {trained}, "
-        f"measured {outcome.measured} latencies",
+        f"measured {outcome.measured} latencies{f' ({took})' if took else ''}",
         soft_wrap=True,
     )
     _out.print(f"records and tables: {outcome.folder}", soft_wrap=True, markup=False)

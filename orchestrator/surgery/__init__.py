@@ -1,0 +1,1 @@
+"""Which channels belong together, how many must go, and the cut itself."""

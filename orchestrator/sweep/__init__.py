@@ -1,0 +1,1 @@
+"""Many trials: planning, jobs, Ray Tune, measuring, progress."""

@@ -10,6 +10,7 @@ from orchestrator.models import MODELS
 from orchestrator.plugins import Description, Registry
 from orchestrator.retrain import SCHEDULES
 from orchestrator.spec.result import LATENCY_METRICS, METRICS
+from orchestrator.spec.trial import Retrain
 from orchestrator.sweep.planning import SEARCHES
 
 KINDS = ("methods", "models", "data", "schedules", "metrics", "searches", "papers")
@@ -70,8 +71,24 @@ def _entry(kind: str, described: Description) -> dict[str, Any]:
         entry["removes"] = ", ".join(attributes.get("granularities", ()))
         entry["paper"] = attributes.get("paper", "")
     entry["parameters"] = {p.name: _default(p.annotation, p.default) for p in described.parameters}
+    if kind == "schedules":
+        common = {name: f for name, f in Retrain.model_fields.items() if name not in ("name", "params")}
+        entry["parameters"] |= {name: _default(str(f.annotation), f.default) for name, f in common.items()}
     return entry
 
 
+_PLAIN = {
+    "OpenShare": "float in [0, 1)",
+    "Share": "float in [0, 1]",
+    "Positive": "float > 0",
+    "NonNegative": "float >= 0",
+    "Count": "int >= 1",
+    "Natural": "int >= 0",
+    "<class 'int'>": "int",
+}
+
+
 def _default(annotation: str, default: Any) -> str:
+    for word, plain in _PLAIN.items():
+        annotation = annotation.replace(word, plain)
     return f"{annotation}, required" if default is ... else f"{annotation} = {default!r}"

@@ -15,6 +15,7 @@ from orchestrator.data import DATA
 from orchestrator.data.fingerprint import UnreadableData, fingerprint
 from orchestrator.methods import METHODS
 from orchestrator.models import MODELS
+from orchestrator.models.torchvision_names import architectures
 from orchestrator.plugins import Registry, UnknownName
 from orchestrator.retrain import SCHEDULES
 from orchestrator.spec.errors import SpecError, first_problem, join, nearest, shown
@@ -148,8 +149,15 @@ def resolve(config: Mapping[str, Any], sources: Mapping[str, str] | None = None)
             origin("target.quantity"),
             f"method {method.name!r} removes {what}: the quantity must be {wanted}, found {target.quantity!r}",
         )
+    model = _choice(MODELS, config, "model", origin)
+    prefix, _, architecture = model.name.partition(":")
+    if prefix == "torchvision" and architecture not in architectures():
+        raise SpecError(
+            origin("model"),
+            f"unknown torchvision architecture {architecture!r}{nearest(architecture, architectures())}",
+        )
     return TrialSpec(
-        model=_choice(MODELS, config, "model", origin),
+        model=model,
         data=_located(_choice(DATA, config, "data", origin), origin),
         baseline=_value(Baseline, config.get("baseline", {}), "baseline", origin),
         method=method,

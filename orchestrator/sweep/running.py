@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ class Outcome:
     trained: dict[str, int] = field(default_factory=dict)
     """Shared stages computed now, by name."""
     measured: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time of the trials and of the measuring wave."""
     failures: list[TrialResult] = field(default_factory=list)
     """Planned trials that failed or diverged, now or before."""
     interrupted: bool = False
@@ -127,9 +130,10 @@ class _Driver(Events):
             try:
                 with ray_tune.interruptible() as check:
                     if self._jobs:
-                        with self._view:
+                        with self._timed("trials"), self._view:
                             ray_tune.run_jobs(self._jobs, place, resources, self, check)
-                    self._measure(measuring.measure_all, check)
+                    with self._timed("measuring"):
+                        self._measure(measuring.measure_all, check)
             except (ray_tune.Interrupted, KeyboardInterrupt):
                 self.outcome.interrupted = True
 
@@ -163,6 +167,14 @@ class _Driver(Events):
 
     def _stage_is_there(self, name: str, key: str) -> bool:
         return (self._workspace.stage_folder(name, key) / "stage.json").exists()
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.outcome.seconds[what] = time.monotonic() - started
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""One trial, from specification to record, without Ray and without MLflow."""

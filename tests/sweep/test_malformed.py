@@ -92,6 +92,7 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
         "{name: parquet, path: no/such/folder}",
         ["base.data.path", "no/such/folder"],
     ),
+    "unknown architecture": ("model: lenet5", "model: torchvision:resnet81", ["base.model", "resnet81", "'resnet18'"]),
     "own module missing": ("model: lenet5", "model: no_such_pkg:net", ["base.model", "no_such_pkg"]),
     "resources in words": ("name: s\n", "name: s\nresources: {cpus: two}\n", ["resources.cpus", '"two"']),
     "not yaml": ("base:", "base: [", ["YAML"]),

@@ -1,0 +1,1 @@
+"""Methods that remove and restore while the network trains."""

@@ -1,0 +1,1 @@
+"""Methods that train what to remove together with the network."""

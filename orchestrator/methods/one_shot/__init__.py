@@ -1,0 +1,1 @@
+"""Methods that decide once, looking at a trained network."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,11 +188,8 @@ def ui(
         _fail(f"{out / 'mlflow.db'} is not there: run a sweep first, or name its store with --out")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri(out)]
     command += ["--host", host, "--port", str(port)]
-    with subprocess.Popen(command) as server:
-        try:
-            raise typer.Exit(server.wait())
-        except KeyboardInterrupt:
-            server.send_signal(signal.SIGINT)
+    # In place of this process, so that signals and the exit code are the server's own.
+    os.execv(sys.executable, command)
 
 
 def _summary(folder: Path, planned: Plan) -> None:
@@ -235,7 +230,7 @@ def _mean(value: Any, name: str) -> str:
     if name == "latency_speedup":
         return f"{value.mean:.2f}x"
     if name.endswith("_sparsity"):
-        return f"-{value.mean:.1%}"
+        return f"-{value.mean:.1%}" if value.mean else "0%"
     return f"{value.mean:.2%}".rstrip("%") + ("" if value.sd is None else f" ± {100 * value.sd:.2f}")
 
 

@@ -28,7 +28,12 @@ class Job:
         if self.kind == "trial":
             told = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in self.point.items())
             return told or self.key
-        return f"{self.kind} seed {self.spec.seed}"
+        return f"{self.kind}, seed {self.spec.seed}"
+
+    @property
+    def owner(self) -> str:
+        """The arm, or `shared` for what all arms start from."""
+        return "shared" if self.kind == "baseline" else self.arm
 
 
 class Events(Protocol):

@@ -150,10 +150,9 @@ class LiveTable:
             )
         for running in list(state.running.values()):
             epoch = f"{running.epoch}/{running.epochs}" if running.epochs else ""
-            arm = running.job.arm if running.job.kind == "trial" else "shared"
             sparsity = running.job.spec.target.sparsity if running.job.kind == "trial" else None
             table.add_row(
-                arm, running.job.label, Text(running.stage, "yellow"), epoch, _share(running.val_accuracy),
+                running.job.owner, running.job.label, Text(running.stage, "yellow"), epoch, _share(running.val_accuracy),
                 _share(sparsity),
             )  # fmt: skip
         done = state.done_before + state.ended
@@ -194,7 +193,7 @@ def outcome_line(result: TrialResult) -> str:
 
 def _doing(running: Running) -> str:
     epoch = f" epoch {running.epoch}/{running.epochs}" if running.epochs else ""
-    return f"{running.job.arm} {running.job.label}: {running.stage}{epoch}"
+    return f"{running.job.owner} ({running.job.label}): {running.stage}{epoch}"
 
 
 def _share(value: float | None) -> str:

@@ -191,7 +191,7 @@ class _Driver(Events):
         self._state.stage_ended(job.key)
         if error is None:
             self.outcome.trained[job.kind] = self.outcome.trained.get(job.kind, 0) + 1
-        what = f"shared {job.kind} ({job.spec.model.name}, seed {job.spec.seed})"
+        what = f"{job.owner} {job.kind} ({job.spec.model.name}, seed {job.spec.seed})"
         self._view.update(f"{what}: {'computed' if error is None else error}")
 
     def trial_ended(self, job: Job, result: TrialResult) -> None:

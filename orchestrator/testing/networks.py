@@ -103,9 +103,13 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 def network(kind: str, seed: int = 0) -> nn.Module:
     """A network of `NETWORKS` with its norms' statistics and scales away from their first values."""
     torch.manual_seed(seed)
-    made = NETWORKS[kind]()
+    return settle(NETWORKS[kind]())
+
+
+def settle(made: nn.Module) -> nn.Module:
+    """Give batch-norms statistics and scales away from their first values, as training would."""
     for module in made.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.3)
             module.running_mean = torch.randn_like(module.bias) * 0.1

@@ -1,0 +1,11 @@
+"""Every network of the table keeps the suite's promises."""
+
+import pytest
+
+from orchestrator.models import MODELS
+from orchestrator.testing.models import ModelSuite
+
+
+@pytest.mark.parametrize("model_name", MODELS.names())
+class TestModels(ModelSuite):
+    pass

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.spec.errors import SpecError, nearest
 from orchestrator.spec.search_space import SearchSpace, parse_yaml
@@ -171,7 +172,7 @@ def list_names(
     for column in columns:
         table.add_column(column, overflow="fold")
     for entry in entries:
-        table.add_row(*(_cell(entry[column]) for column in columns))
+        table.add_row(*(Text(_cell(entry[column])) for column in columns))  # not markup: list[float] has brackets
     _out.print(table)
 
 

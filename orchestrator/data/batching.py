@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from orchestrator.data.source import Augment
+from orchestrator.data.split import stratified
 
 PADDING = 4
 """Pixels of black around an image before a crop of its own size is taken from it."""
@@ -82,6 +83,25 @@ def batches(
             flips = torch.randint(0, 2, (n,), generator=generator, dtype=torch.bool)
     stop = n - n % batch_size if drop_last else n
     return _batches(split, data, order[:stop], batch_size, offsets, flips)
+
+
+def divided(data: ImageData, share: float) -> tuple[ImageData, Split]:
+    """The set with a share of its training images held out, and those images; the same ones every time.
+
+    Classes keep their shares. A share of 0 holds nothing out.
+    """
+    if share == 0:
+        return data, Split(data.train.images[:0], data.train.labels[:0], None)
+    kept, held = (torch.from_numpy(index) for index in stratified(data.train.labels.cpu().numpy(), share, seed=1))
+    return replace(data, train=_part(data.train, kept)), _part(data.train, held)
+
+
+def _part(split: Split, index: Tensor) -> Split:
+    labels = split.labels[index.to(split.labels.device)]
+    if split.rows is not None:
+        return Split(split.images, labels, split.rows[index])
+    images = split.images[index.to(split.images.device)]
+    return Split(images.contiguous(memory_format=torch.channels_last), labels)
 
 
 def calibration(data: ImageData, count: int, batch_size: int, seed: int) -> list[tuple[Tensor, Tensor]]:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from orchestrator.data import DATA
-from orchestrator.data.batching import ImageData, Split, batches, calibration
+from orchestrator.data.batching import ImageData, Split, batches, calibration, divided
 from orchestrator.data.cache import Decoded, cached
 from orchestrator.data.fingerprint import identity
 from orchestrator.data.source import Source
@@ -97,4 +97,4 @@ def _streamed(
     return Split(mapped.permute(0, 3, 1, 2), torch.from_numpy(labels[rows]).to(device), torch.from_numpy(rows))
 
 
-__all__ = ["ImageData", "Split", "batches", "cache_key", "calibration", "open_data"]
+__all__ = ["ImageData", "Split", "batches", "cache_key", "calibration", "divided", "open_data"]

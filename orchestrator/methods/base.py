@@ -16,7 +16,8 @@ from orchestrator.surgery.selecting import Scope, Selection, select_channels, se
 from orchestrator.training.loop import Batch
 
 Scores = Mapping[str, Tensor]
-"""By channel group (one score a unit) or by weight parameter (one a weight); what scores lowest goes first."""
+"""By channel group (one score a unit) or by weight parameter (one a weight); what scores lowest goes first.
+A method may add entries under other names for its own `select_from` and `keep`."""
 
 Channels = Sequence[Sequence[int]]
 """A layer's channels of each unit of a group."""
@@ -40,7 +41,10 @@ class PruneTask:
     training: Callable[[], Iterator[tuple[Tensor, Tensor]]]
     """One pass over the whole training set, in order, without augmentation."""
     validation: Callable[[], Iterator[tuple[Tensor, Tensor]]]
-    """One pass over the validation split, shuffled the same way every time."""
+    """One pass over the validation split, shuffled the same way each time. Its images may be looked at; what is fitted
+    to its labels would make the validation accuracy too good."""
+    held_out: Callable[[], Iterator[tuple[Tensor, Tensor]]]
+    """One pass over the images held out of the sparse training (`Method.held_out`), shuffled the same way each time."""
     dense: Callable[[], nn.Module]
     """A copy of the trained dense network (a teacher)."""
     steps: int = 0
@@ -68,6 +72,10 @@ class Method:
     """Its scores look at images; worth keeping for the trials that share them."""
     paper: ClassVar[str] = ""
     task_loss_weight: ClassVar[float] = 1.0
+
+    def held_out(self) -> float:
+        """Share of the training images that the network's weights must not see, for the method's own use."""
+        return 0.0
 
     def prepare(self, model: nn.Module, task: PruneTask) -> None:
         """Insert gates, remember the task."""

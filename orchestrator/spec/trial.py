@@ -139,13 +139,16 @@ class TrialSpec(Value):
     def sparse_training_key(self, *, for_target: bool) -> str:
         """Trials with this key in common share a sparse training (``for_target``: it aims at the target's sparsity)."""
         parts = ["model", "data", "baseline", "method", "seed", *(["target"] if for_target else [])]
-        return key_of("sparse_training", self._parts(*parts))
+        return key_of("sparse_training", self._parts(*parts) | self._granularity)
 
     @property
     def importance_key(self) -> str:
         """Trials with this key in common share the importance scores of their dense network."""
-        granularity = {"granularity": self.target.granularity}
-        return key_of("importance", self._parts("model", "data", "baseline", "method", "seed") | granularity)
+        return key_of("importance", self._parts("model", "data", "baseline", "method", "seed") | self._granularity)
+
+    @property
+    def _granularity(self) -> dict[str, Any]:
+        return {"granularity": self.target.granularity}
 
     @property
     def before_last_step(self) -> TrialSpec:

@@ -150,11 +150,10 @@ class LiveTable:
             )
         for running in list(state.running.values()):
             epoch = f"{running.epoch}/{running.epochs}" if running.epochs else ""
-            sparsity = running.job.spec.target.sparsity if running.job.kind == "trial" else None
-            table.add_row(
-                running.job.owner, running.job.label, Text(running.stage, "yellow"), epoch, _share(running.val_accuracy),
-                _share(sparsity),
-            )  # fmt: skip
+            job = running.job
+            sparsity = _share(job.spec.target.sparsity) if job.kind == "trial" else ""
+            stage = Text(running.stage, "yellow")
+            table.add_row(job.owner, job.label, stage, epoch, _share(running.val_accuracy), sparsity)
         done = state.done_before + state.ended
         left = state.seconds_left()
         words = [f"{done} of {state.planned} trials"]

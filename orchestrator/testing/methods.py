@@ -78,6 +78,7 @@ def task_for(model: nn.Module, granularity: str) -> PruneTask:
         example=EXAMPLE,
         training=lambda: batches(data.train, 16, data=data, generator=None, augment=False),
         validation=lambda: batches(data.val, 16, data=data, generator=generator_for(0, "validation"), augment=False),
+        held_out=lambda: batches(data.val, 16, data=data, generator=generator_for(0, "held_out"), augment=False),
         dense=lambda: copy.deepcopy(dense),
         steps=12,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from orchestrator.data.images import ImageData, batches, calibration, open_data
+from orchestrator.data.images import ImageData, Split, batches, calibration, open_data
 from orchestrator.methods import METHODS
 from orchestrator.methods.base import PruneTask, Ranking, filters
 from orchestrator.models.build import build
@@ -56,13 +57,15 @@ class Context:
         assert isinstance(method, Ranking), f"{type(method).__name__} gives no scores"
         return method
 
-    def dense_recipe(self, epochs: int | None = None) -> Recipe:
-        """The dense training's recipe, over its own number of epochs or another."""
+    def dense_recipe(self, epochs: int | None = None, data: ImageData | None = None) -> Recipe:
+        """The dense training's recipe, over its own number of epochs or another, on its own images or others."""
         baseline = self.spec.baseline
-        schedule = dense_schedule(baseline, steps_per_epoch(self.data, baseline.batch_size), epochs)
+        schedule = dense_schedule(baseline, steps_per_epoch(data or self.data, baseline.batch_size), epochs)
         return Recipe(schedule, baseline.batch_size, baseline.weight_decay, baseline.nesterov, baseline.optimizer)
 
-    def task(self, model: nn.Module, dense: dict[str, torch.Tensor], steps: int = 0) -> PruneTask:
+    def task(
+        self, model: nn.Module, dense: dict[str, torch.Tensor], steps: int = 0, held_out: Split | None = None
+    ) -> PruneTask:
         """What a method may look at, for a network as it stands; `dense` is the state of the dense network."""
         groups = prunable_groups(model, self.example) if self.spec.target.granularity == "channels" else []
         spec, data = self.spec, self.data
@@ -71,6 +74,10 @@ class Context:
             network = self.fresh_model()
             network.load_state_dict(dense)
             return network
+
+        def shuffled(split: Split, purpose: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            generator = generator_for(spec.seed, purpose)
+            return batches(split, spec.baseline.batch_size, data=data, generator=generator, augment=False)
 
         return PruneTask(
             target=spec.target,
@@ -84,13 +91,8 @@ class Context:
             generator=generator_for(spec.seed, "method"),
             example=self.example,
             training=lambda: batches(data.train, spec.baseline.batch_size, data=data, generator=None, augment=False),
-            validation=lambda: batches(
-                data.val,
-                spec.baseline.batch_size,
-                data=data,
-                generator=generator_for(spec.seed, "validation"),
-                augment=False,
-            ),
+            validation=lambda: shuffled(data.val, "validation"),
+            held_out=lambda: shuffled(held_out or data.train, "held_out"),
             dense=trained,
             steps=steps,
         )

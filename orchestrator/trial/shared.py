@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from orchestrator.data.images import divided
 from orchestrator.methods.base import PruneTask, Scores
 from orchestrator.retrain.build import build as build_schedule
 from orchestrator.spec.result import EpochRow
@@ -49,12 +50,13 @@ def sparse_training(context: Context) -> tuple[StageOutput, bool]:
         model = context.fresh_model()
         if method.starts_from == "baseline":
             model.load_state_dict(dense.tensors)
-        recipe = context.dense_recipe(getattr(method, "sparse_epochs", None) or spec.baseline.epochs)
-        task = context.task(model, dense.tensors, recipe.schedule.steps)
+        data, held_out = divided(context.data, method.held_out())
+        recipe = context.dense_recipe(getattr(method, "sparse_epochs", None) or spec.baseline.epochs, data)
+        task = context.task(model, dense.tensors, recipe.schedule.steps, held_out)
         method.prepare(model, task)
         generator = generator_for(spec.seed, "sparse_training")
         rows = train(
-            model, context.data, recipe, stage="sparse_training", generator=generator, report=context.report,
+            model, data, recipe, stage="sparse_training", generator=generator, report=context.report,
             companion=method,
         )  # fmt: skip
         scores = method.scores(model, task)

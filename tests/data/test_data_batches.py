@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from orchestrator.data.batching import PADDING, crop_flip
-from orchestrator.data.images import ImageData, Split, batches, calibration, open_data
+from orchestrator.data.images import ImageData, Split, batches, calibration, divided, open_data
 
 torch.set_num_threads(1)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -229,3 +229,25 @@ def test_calibration_tops_up_from_larger_classes() -> None:
     data = ImageData(**{**vars(data), "train": split, "classes": ("a", "b", "c")})
     found = torch.cat([y for _, y in calibration(data, 20, 8, seed=0)])
     assert torch.bincount(found).tolist() == [17, 2, 1]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_images_held_out_are_not_trained_on(tmp_path: Path, streamed: bool) -> None:
+    limit = 0 if streamed else 8 << 30
+    data = open_data("digits", {}, device=torch.device("cpu"), folder=tmp_path, memory_limit=limit)
+    rest, held = divided(data, 0.1)
+    assert len(held) == round(0.1 * len(data.train))
+    assert len(rest.train) + len(held) == len(data.train)
+    assert torch.bincount(held.labels, minlength=10).min() > 0
+
+    def images(split: Split) -> set[bytes]:
+        return {x.numpy().tobytes() for b, _ in batches(split, 64, data=data, generator=None, augment=False) for x in b}
+
+    whole = images(data.train)
+    assert images(rest.train) | images(held) == whole
+    assert len(images(rest.train) & images(held)) <= len(data.train) - len(whole)  # twins among the digits
+    again, _ = divided(data, 0.1)
+    assert torch.equal(again.train.labels, rest.train.labels)
+    unchanged, nothing = divided(data, 0)
+    assert unchanged is data
+    assert len(nothing) == 0

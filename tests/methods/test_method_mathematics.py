@@ -54,6 +54,7 @@ def task(
         example=example,
         training=lambda: iter(batches),
         validation=lambda: iter(batches),
+        held_out=lambda: iter(batches),
         dense=lambda: model,
     )
 

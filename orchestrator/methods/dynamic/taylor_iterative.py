@@ -1,0 +1,182 @@
+"""Iterative filter pruning by the first-order Taylor expansion of the loss (Molchanov et al. 2019), gate form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from orchestrator.methods.base import Channels, PruneTask, Ranking, Scores
+from orchestrator.methods.gates import gate_sites
+from orchestrator.plugins import Count, OpenShare, Share
+from orchestrator.spec.trial import Target
+from orchestrator.surgery.groups import ChannelGroup
+from orchestrator.surgery.selecting import ChannelSelection, Scope
+
+
+class NothingMeasured(ValueError):
+    """The training had no step in which gates could be measured."""
+
+
+@dataclass
+class TaylorIterative(Ranking):
+    """While the dense network is trained on, the gates that matter least to the loss close, a few at a time, for good.
+
+    Paper 001, section 1.4 (Taylor, gate after BN): a gate z = 1 on every channel; score = (z dL/dz)^2 of a minibatch,
+    averaged over the ``minibatches`` before a pruning event, then over events with weight ``memory`` on the past. At
+    an event the gates that are lowest over all layers close. Events are spread evenly over the first
+    ``pruning_share`` of the training; the rest retrains. A gate that several layers share is one gate; its score is
+    divided by their number.
+
+    Differs from the paper: every event removes an equal share of what the target asks for, and not 100 gates; events
+    are spread out, and not 30 minibatches apart; the dense training's rates and weight decay are used; the
+    optimizer's momentum, which a method cannot reach, is left as it is after an event.
+    """
+
+    events: Count = 32
+    """Pruning events: 3200 gates, 100 at a time, in the paper."""
+    minibatches: Count = 30
+    memory: OpenShare = 0.9
+    pruning_share: Share = 0.67
+    sparse_epochs: Count | None = 25
+    """Epochs of the sparse training; None: as many as the dense training has."""
+    trains: ClassVar[bool] = True
+    trains_for_target: ClassVar[bool] = True
+    starts_from: ClassVar[Literal["scratch", "baseline"]] = "baseline"
+    default_scope: ClassVar[Scope] = "global"
+    paper: ClassVar[str] = "001, section 1.4"
+
+    def prepare(self, model: nn.Module, task: PruneTask) -> None:
+        self._task = task
+        self._gates = {group.name: _Gate.on(model, group) for group in task.groups}
+        window = int(task.steps * self.pruning_share) or min(task.steps, 1)
+        count = min(self.events, window)
+        self._event_steps = [window * event // count for event in range(1, count + 1)]
+        self._step = 0
+        self._events_past = 0
+        self._since: list[dict[str, Tensor]] = []
+        self._average: dict[str, Tensor] = {}
+        self._at_last_event: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module) -> None:
+        if self._events_past == len(self._event_steps):
+            return
+        self._step += 1
+        to_go = self._event_steps[self._events_past] - self._step
+        if to_go < self.minibatches:
+            self._since.append({name: gate.score() for name, gate in self._gates.items()})
+        for gate in self._gates.values():
+            gate.values.grad = None
+        if to_go == 0:
+            self._close()
+
+    def scores(self, model: nn.Module, task: PruneTask) -> Scores:
+        """Those of the last event; -1 for gates that were closed before it."""
+        if not self._at_last_event:
+            raise NothingMeasured(f"taylor_iterative needs at least one step of training, found {self._step}")
+        return self._at_last_event
+
+    @torch.no_grad()
+    def finish(self, model: nn.Module) -> None:
+        for gate in self._gates.values():
+            gate.fold(model)
+        self._gates = {}
+
+    def _close(self) -> None:
+        self._events_past += 1
+        share = self._events_past / len(self._event_steps)
+        for name, gate in self._gates.items():
+            mean = torch.stack([scores[name] for scores in self._since]).mean(0)
+            past = self._average.get(name, mean)
+            self._average[name] = self.memory * past + (1 - self.memory) * mean
+            self._at_last_event[name] = torch.where(gate.values == 0, -1.0, self._average[name])
+        self._since = []
+        so_far = replace(self._task, target=_part_of(self._task.target, self._task.groups, share))
+        selection = self.select_from(self._at_last_event, so_far)
+        assert isinstance(selection, ChannelSelection)
+        for name, gate in self._gates.items():
+            gate.values.zero_()
+            gate.values[list(selection.kept[name])] = 1
+            gate.values.requires_grad_(share < 1)
+
+
+@dataclass
+class _Gate:
+    """One factor a unit, on the outputs of all layers that share the units."""
+
+    values: Tensor
+    sites: list[tuple[str, Channels]]
+    handles: list[RemovableHandle]
+
+    @classmethod
+    def on(cls, model: nn.Module, group: ChannelGroup) -> _Gate:
+        sites = gate_sites(model, group)
+        values = model.get_submodule(sites[0][0]).get_parameter("weight").new_ones(group.size)
+        gate = cls(values.requires_grad_(), sites, [])
+        for layer, channels in sites:
+            module = model.get_submodule(layer)
+            width = len(module.get_parameter("weight"))
+            gate.handles.append(module.register_forward_hook(_Factors(values, *_spread(channels, values), width)))
+        return gate
+
+    def score(self) -> Tensor:
+        """(z dL/dz)^2 of the last backward pass, divided by the number of layers. Shape (units,)."""
+        assert self.values.grad is not None
+        return (self.values.detach() * self.values.grad).square() / len(self.sites)
+
+    def fold(self, model: nn.Module) -> None:
+        """Multiply into the layers' weights and biases and go; the network computes what it did."""
+        for layer, channels in self.sites:
+            module = model.get_submodule(layer)
+            weight, bias = module.get_parameter("weight"), module.bias
+            factors = _Factors(self.values, *_spread(channels, self.values), len(weight)).factors()
+            weight.mul_(factors.view(-1, *[1] * (weight.dim() - 1)))
+            if isinstance(bias, Tensor):
+                bias.mul_(factors)
+        for handle in self.handles:
+            handle.remove()
+
+
+@dataclass
+class _Factors:
+    values: Tensor
+    channels: Tensor
+    units: Tensor
+    width: int
+
+    def factors(self) -> Tensor:
+        """One factor a channel of the layer; 1 for channels of other groups."""
+        return self.values.new_ones(self.width).index_copy(0, self.channels, self.values[self.units])
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output * self.factors().view(1, -1, *[1] * (output.dim() - 2))
+
+
+def _spread(channels: Channels, values: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer's channels of a group, and the unit of each."""
+    pairs = [(channel, unit) for unit, members in enumerate(channels) for channel in members]
+    index = torch.tensor(pairs, device=values.device)
+    return index[:, 0], index[:, 1]
+
+
+def _part_of(target: Target, groups: Sequence[ChannelGroup], share: float) -> Target:
+    """The target of an event: a share of what the target removes."""
+    if target.sparsity is not None:
+        return target.model_copy(update={"sparsity": target.sparsity * share})
+    sizes = {group.name: group.size for group in groups}
+    kept: dict[str, int] | list[int]
+    if isinstance(target.kept, dict):
+        kept = {name: _between(sizes.get(name, count), count, share) for name, count in target.kept.items()}
+    else:
+        kept = [_between(size, count, share) for size, count in zip(sizes.values(), target.kept or [], strict=False)]
+        kept += (target.kept or [])[len(kept) :]  # too many: selecting says so
+    return target.model_copy(update={"kept": kept})
+
+
+def _between(size: int, count: int, share: float) -> int:
+    return size - int((size - count) * share)

@@ -1,0 +1,152 @@
+"""Sparse variational dropout (Molchanov et al. 2017)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from orchestrator.methods.base import PruneTask, Ranking, Scores
+from orchestrator.methods.effective import EffectiveWeight
+from orchestrator.plugins import Count, Positive, Share
+from orchestrator.surgery.selecting import Scope
+from orchestrator.training.loop import Batch
+
+_LIMIT = 8.0
+"""log alpha is clipped to this on both sides."""
+_TINY = 1e-8
+_KL = (0.63576, 1.87320, 1.48695)
+
+
+@dataclass
+class SparseVariationalDropout(Ranking):
+    """Every weight learns its own dropout rate from noise in training; weights that are mostly noise go.
+
+    Comparators, section 4.1: q(w) = N(theta, sigma^2), log alpha = log sigma^2 - log theta^2, clipped to [-8, 8]. In
+    training a layer makes mean + sqrt(var + 1e-8) noise, with mean = layer(x; theta) and var = layer(x^2; alpha
+    theta^2), noise N(0, 1) for every output element. Added to the mean loss: rw / N times the sum of
+    KL = k1 - k1 sigmoid(k2 + k3 log alpha) + log(1 + 1/alpha) / 2. rw is 0 at first, then rises to 1. Weights with
+    log alpha >= 3 go; evaluation uses the other theta, without noise. Scores are -log alpha.
+
+    With a sparsity in the target the weights of the highest log alpha go instead, as many as it asks for.
+
+    Differs from the paper: log sigma^2 is trained by Adam, theta by the recipe's optimizer with its weight decay; the
+    warm-up runs by steps, over the shares of the training that epochs 5 and 20 are of the authors' 200; the 1e-8 is
+    added to theta^2 in every logarithm.
+    """
+
+    start: float = -10.0
+    """First log sigma^2: -10 for the LeNets, -15 for VGG."""
+    threshold: float = 3.0
+    """log alpha from which a weight goes."""
+    warmup_from: Share = 0.025
+    """Share of the training with rw = 0."""
+    warmup_to: Share = 0.1
+    """Share of the training from which rw = 1."""
+    train_clip: bool = False
+    """Leave weights past the threshold out of the mean in training, too (the authors' LeNets)."""
+    lr: Positive | None = None
+    """Adam's rate for log sigma^2. None: 1e-3; where the training has fewer than 20,000 steps 20 / steps, so that
+    log sigma^2 can travel by 20, but at most 0.1."""
+    sparse_epochs: Count | None = None
+    """Epochs of the sparse training; None: as many as the dense training has."""
+    granularities: ClassVar[tuple[str, ...]] = ("weights",)
+    default_scope: ClassVar[Scope] = "global"
+    trains: ClassVar[bool] = True
+    finds_sparsity: ClassVar[bool] = True
+    paper: ClassVar[str] = "comparators, section 4"
+
+    def prepare(self, model: nn.Module, task: PruneTask) -> None:
+        device = next(model.parameters()).device
+        generator = torch.Generator(device=device)
+        generator.manual_seed(int(torch.randint(2**62, (), generator=task.generator)))
+        self._noisy = [
+            NoisyLayer(f"{name}.weight" if name else "weight", layer, self, generator)
+            for name, layer in model.named_modules()
+            if isinstance(layer, nn.Conv2d | nn.Linear)
+        ]
+        rate = self.lr or min(max(1e-3, 20 / max(task.steps, 1)), 0.1)
+        self._optimizer = torch.optim.Adam([part.log_variance for part in self._noisy], lr=rate)
+        self._training_size = task.training_size
+        self._steps = task.steps
+        self._step = 0
+
+    def penalty(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        first, last = self.warmup_from * self._steps, self.warmup_to * self._steps
+        if self._step < first:
+            return None
+        weight = 1.0 if self._step >= last else (self._step - first) / (last - first)
+        parts = [divergence(part.log_alpha()).sum() for part in self._noisy]
+        return weight / self._training_size * torch.stack(parts).sum()
+
+    def after_step(self, model: nn.Module) -> None:
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._step += 1
+
+    @torch.no_grad()
+    def scores(self, model: nn.Module, task: PruneTask) -> Scores:
+        return {part.name: -part.log_alpha() for part in self._noisy}
+
+    def keep(self, scores: Scores) -> dict[str, Tensor]:
+        return {name: score > -self.threshold for name, score in scores.items()}
+
+    def finish(self, model: nn.Module) -> None:
+        for part in self._noisy:
+            part.remove()
+        self._noisy = []
+        del self._optimizer
+
+
+def divergence(log_alpha: Tensor) -> Tensor:
+    """KL of each weight's posterior from the log-uniform prior, up to a constant: the authors' approximation."""
+    k1, k2, k3 = _KL
+    return k1 - k1 * torch.sigmoid(k2 + k3 * log_alpha) + 0.5 * F.softplus(-log_alpha)
+
+
+class NoisyLayer:
+    """A layer with noise on its output in training, and without the weights past the threshold in evaluation."""
+
+    def __init__(
+        self, name: str, layer: nn.Conv2d | nn.Linear, method: SparseVariationalDropout, generator: torch.Generator
+    ) -> None:
+        self.name = name
+        self._layer = layer
+        self._method = method
+        self._generator = generator
+        self.log_variance = torch.full_like(layer.weight, method.start, requires_grad=True)
+        self._swap = EffectiveWeight(layer, self._mean)
+        self._handle = layer.register_forward_hook(self._with_noise)
+
+    def log_alpha(self) -> Tensor:
+        """log of the noise's variance over the squared weight, clipped. Shape of the weight."""
+        weight = self._layer.get_parameter("weight")
+        return (self.log_variance - torch.log(weight.square() + _TINY)).clamp(-_LIMIT, _LIMIT)
+
+    def variance(self, inputs: Tensor) -> Tensor:
+        """Variance of every element of the output. Shape of the output."""
+        weight = self._layer.get_parameter("weight")
+        spread = self.log_alpha().exp() * weight.square()
+        if isinstance(self._layer, nn.Linear):
+            return F.linear(inputs.square(), spread)
+        variance: Tensor = self._layer._conv_forward(inputs.square(), spread, None)
+        return variance
+
+    def remove(self) -> None:
+        self._swap.remove()
+        self._handle.remove()
+
+    def _mean(self, weight: Tensor) -> Tensor:
+        if self._layer.training and not self._method.train_clip:
+            return weight
+        return weight * (self.log_alpha().detach() < self._method.threshold)
+
+    def _with_noise(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        if not module.training:
+            return output
+        variance = self.variance(inputs[0])
+        noise = torch.empty_like(variance).normal_(generator=self._generator)
+        return output + torch.sqrt(variance + _TINY) * noise

@@ -121,6 +121,12 @@ class Ranking(Method):
         """Called with the network just before it is pruned; may add new values for what survives."""
         return selection
 
+    def analyse(
+        self, dense: nn.Module, before: nn.Module, after: nn.Module, task: PruneTask, scores: Scores
+    ) -> dict[str, Any]:
+        """Plain JSON for the trial's record, from the dense network and the pruned one before and after retraining."""
+        return {}
+
     def select_from(self, scores: Scores, task: PruneTask) -> Selection:
         """The selection that scores computed before lead to."""
         if task.target.sparsity is None and task.target.kept is None:

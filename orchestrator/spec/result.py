@@ -82,6 +82,8 @@ class TrialResult(BaseModel):
     note: str | None = None
     """What a reader of the numbers must know, e.g. that the target was met only as near as one filter allows."""
     layers: list[LayerRow] = Field(default_factory=list)
+    analysis: dict[str, Any] = Field(default_factory=dict)
+    """What was pruned, as plain JSON: the scores' histogram, the overlap with magnitude, what the method adds."""
     epochs: list[EpochRow] = Field(default_factory=list)
     seconds: dict[str, float] = Field(default_factory=dict)
     """By stage. A stage taken from the cache costs what it cost when it was computed, and says so under `reused`."""

@@ -162,6 +162,8 @@ def _fill(client: MlflowClient, child: _Child, result: TrialResult, latency: Lat
         client.log_batch(child.run_id, some_metrics, some_params, some_tags)
     if result.layers:
         client.log_text(child.run_id, layers_csv(result.layers), "layers.csv")
+    if result.analysis:
+        client.log_dict(child.run_id, result.analysis, "analysis.json")
 
 
 @dataclass

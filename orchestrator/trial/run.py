@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import time
 from collections.abc import Mapping
@@ -89,6 +90,7 @@ def _trial(context: Context) -> dict[str, Any]:
     unstructured = isinstance(pruned.selection, WeightSelection)
     size = sizes(pruned.dense, pruned.network, context.example, unstructured=unstructured)
 
+    before = copy.deepcopy(pruned.network)
     started = time.perf_counter()
     network, rows = retrain(context, pruned, size["dense_macs"] / size["macs"])
     seconds = {**pruned.seconds, "retrain": time.perf_counter() - started}
@@ -109,6 +111,8 @@ def _trial(context: Context) -> dict[str, Any]:
         "metrics": metrics,
         "achieved": pruned.selection.achieved,
         "note": _note(spec, pruned.selection),
+        "analysis": pruned.analysis
+        | context.method().analyse(pruned.dense, before, network, pruned.task, pruned.scores),
         "layers": [LayerRow.model_validate(row, from_attributes=True) for row in layers],
         "epochs": [*pruned.epochs, *rows],
         "seconds": seconds,

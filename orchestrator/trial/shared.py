@@ -18,6 +18,7 @@ from orchestrator.surgery.masks import WeightMasks
 from orchestrator.surgery.selecting import ChannelSelection, Selection, WeightSelection
 from orchestrator.training.loop import Batch, Recipe, accuracy, steps_per_epoch, train
 from orchestrator.training.rng import generator_for
+from orchestrator.trial.analysing import analyse
 from orchestrator.trial.context import Context
 from orchestrator.trial.stages import StageOutput, once, state_of
 
@@ -112,6 +113,9 @@ class Pruned:
     epochs: list[EpochRow]
     seconds: dict[str, float]
     reused: list[str]
+    task: PruneTask
+    scores: Scores
+    analysis: dict[str, Any]
 
 
 def prune(context: Context) -> Pruned:
@@ -155,6 +159,7 @@ def prune(context: Context) -> Pruned:
     if spec.target.steps:
         scores, task = _for_step(scores, task, network, dense, context)
     selection = method.compensate(network, task, method.select_from(scores, task))
+    analysis = analyse(scores, selection, network, task)
     kept = None
     if isinstance(selection, ChannelSelection):
         kept = _composed(before or {}, selection)
@@ -162,7 +167,7 @@ def prune(context: Context) -> Pruned:
     else:
         pruned = apply_weight_masks(network, selection)
     seconds["cut"] = time.perf_counter() - started
-    return Pruned(dense, pruned, selection, kept, trained.facts, rows, seconds, reused)
+    return Pruned(dense, pruned, selection, kept, trained.facts, rows, seconds, reused, task, scores, analysis)
 
 
 def retrain(context: Context, pruned: Pruned, macs_ratio: float = 1.0) -> tuple[nn.Module, list[EpochRow]]:

@@ -141,3 +141,23 @@ def test_iterative_pruning_of_channels_counts_shares_of_the_dense_network(tmp_pa
     dense = build("convnet", {"width": 0.1}, classes=10, channels=1, size=8)
     pruned = rebuild(dense, torch.zeros(1, 1, 8, 8), tmp_path / "s/trials" / result.trial_id)
     assert accuracy(pruned, data.test, data)[0] == result.metrics["accuracy"]
+
+
+def test_the_record_says_what_was_pruned(tmp_path: Path) -> None:
+    result = trial(tmp_path, method="l1_norm")
+    chosen = result.analysis
+    assert set(chosen["magnitude_overlap"].values()) == {1.0}  # the criterion is the magnitude
+    filters = sum(row.dense_channels for row in result.layers if row.kind == "conv")
+    assert sum(chosen["histogram"]["counts"]) == filters
+    drawn = trial(
+        tmp_path, method="random", target={"quantity": "weights", "sparsity": 0.5, "scope": "uniform"}
+    ).analysis
+    for share in drawn["magnitude_overlap"].values():
+        assert share == pytest.approx(0.5, abs=0.1)  # as many as chance gives
+
+
+def test_the_functionality_of_filters_is_followed_through_retraining(tmp_path: Path) -> None:
+    method = {"name": "functionality", "ascent_steps": 5, "restarts": 2, "transition": True}
+    shares = trial(tmp_path, method=method).analysis["functionality_transition"]
+    assert shares
+    assert all(0 <= share <= 1 for share in shares.values())

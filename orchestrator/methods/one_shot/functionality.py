@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from orchestrator.methods.base import PruneTask, Ranking, Scores, per_unit
-from orchestrator.methods.one_shot.activation_maximisation import cluster, filter_patterns, filter_site, shared_start
+from orchestrator.methods.one_shot.activation_maximisation import (
+    centroids,
+    cluster,
+    filter_patterns,
+    filter_site,
+    shared_start,
+)
+from orchestrator.methods.one_shot.functionality_transition import functionality_transition
 from orchestrator.plugins import Count, Positive
 from orchestrator.surgery.groups import ChannelGroup
 from orchestrator.surgery.selecting import ChannelSelection, Scope, Selection
@@ -54,6 +61,8 @@ class Functionality(Ranking):
     step_size: Positive = 0.1
     """Root mean square of a step of the ascent, in units of normalised images."""
     restarts: Count = 10
+    transition: bool = False
+    """After retraining, look again at what every filter answers to: how many have changed their cluster (section 1.3)."""
     default_scope: ClassVar[Scope] = "uniform"
     finds_sparsity: ClassVar[bool] = True
     reads_data: ClassVar[bool] = True
@@ -94,6 +103,23 @@ class Functionality(Ranking):
     def keep(self, scores: Scores) -> Mapping[str, Tensor]:
         names = [name.removeprefix(_LABELS) for name in scores if name.startswith(_LABELS)]
         return {name: self._above(scores[_LABELS + name].long(), scores[_CONTRIBUTION + name]) for name in names}
+
+    def analyse(
+        self, dense: nn.Module, before: nn.Module, after: nn.Module, task: PruneTask, scores: Scores
+    ) -> dict[str, Any]:
+        if not self.transition:
+            return {}
+        start = shared_start(task.example, task.generator)
+        steps, size = self.ascent_steps, self.step_size
+        clusters = {
+            group.name: centroids(
+                filter_patterns(dense, group, start, ascent_steps=steps, step_size=size),
+                scores[_LABELS + group.name].long(),
+            )
+            for group in task.groups
+        }
+        shares = functionality_transition(before, after, clusters, start, ascent_steps=steps, step_size=size)
+        return {"functionality_transition": shares}
 
     def _above(self, labels: Tensor, contribution: Tensor) -> Tensor:
         sizes = torch.bincount(labels)

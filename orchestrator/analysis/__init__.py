@@ -1,1 +1,1 @@
-"""Records read back and folded into means."""
+"""Records read back: means, differences, fronts, sensitivities, and printed tables beside them."""

@@ -186,7 +186,7 @@ def outcome_line(result: TrialResult) -> str:
     metrics = result.metrics
     return (
         f"{head}: accuracy {metrics['accuracy']:.4f} (dense {metrics['dense_accuracy']:.4f}), "
-        f"MACs -{metrics['mac_sparsity']:.1%}, parameters -{metrics['param_sparsity']:.1%}"
+        f"{metrics['mac_sparsity']:.1%} fewer MACs, {metrics['param_sparsity']:.1%} fewer parameters"
     )
 
 

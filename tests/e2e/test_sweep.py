@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,39 @@ def test_a_killed_driver_loses_nothing(finished: Path, tmp_path: Path) -> None:
     assert {trial_id: after[trial_id]["ended"] for trial_id in kept} == {k: r["ended"] for k, r in kept.items()}
     assert results(tmp_path) == results(finished)
     assert sorted(children(tmp_path)) == sorted(after)
+
+
+def test_a_killed_worker_is_replaced(finished: Path, tmp_path: Path) -> None:
+    """What it was at is done again by another; nothing is lost, and nothing is recorded twice."""
+    (tmp_path / "small.yaml").write_text(SPACE)
+    driver = start(tmp_path)
+    deadline = time.monotonic() + 120
+    while len(records(tmp_path)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(workers_of(driver.pid)[0], signal.SIGKILL)
+    said, _ = driver.communicate(timeout=240)
+    assert driver.returncode == 0, said
+    assert results(tmp_path) == results(finished)
+    assert sorted(children(tmp_path)) == sorted(records(tmp_path))
+
+
+def workers_of(driver: int) -> list[int]:
+    """Process ids of the driver's own warm workers, found among its descendants."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            parents[int(stat.parent.name)] = int(fields[1])
+
+    def descends(pid: int) -> bool:
+        return pid == driver or (pid in parents and descends(parents[pid]))
+
+    found = []
+    for pid in filter(descends, parents):
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::ImplicitFunc"):
+                found.append(pid)
+    return found
 
 
 def test_an_interrupt_stops_cleanly_and_says_how_to_resume(tmp_path: Path) -> None:

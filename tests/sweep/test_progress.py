@@ -34,7 +34,7 @@ def test_a_line_an_event_where_nobody_watches() -> None:
     this.trial_ended(JOB.key, DONE)
     view.update(outcome_line(DONE))
     assert "[4/10" in text.getvalue()
-    assert "l1_norm (target.sparsity 0.5, seed 0): accuracy 0.9000 (dense 0.9500), MACs -50.0%" in text.getvalue()
+    assert "l1_norm (target.sparsity 0.5, seed 0): accuracy 0.9000 (dense 0.9500), 50.0% fewer MACs" in text.getvalue()
     view.update()
     assert len(text.getvalue().splitlines()) == 1  # nothing new: no line
 

@@ -1,0 +1,123 @@
+"""A sweep beside printed tables: what matches, in which unit, and whether the order holds."""
+
+import pytest
+
+from orchestrator.analysis.compare import compare, trends
+from orchestrator.analysis.papers import NoSuchTable, papers, table, tables
+
+
+def trial(method, seed=0, **columns):
+    fixed = {"arm": method, "method": method, "seed": seed, "status": "done", "retrain": "clr"}
+    return fixed | columns
+
+
+def from_table_5(shift: float = 0.0) -> list[dict]:
+    """A sweep that found what the paper prints, ``shift`` points better."""
+    return [
+        trial(
+            "mask_convnet",
+            model="vgg19",
+            data="cifar10",
+            target_quantity="macs",
+            target_sparsity=0.5,
+            accuracy=(row["accuracy_pct"] + shift) / 100,
+            mac_sparsity=row["flop_sparsity_pct"] / 100,
+            param_sparsity=row["param_sparsity_pct"] / 100,
+            **{"method.base_lambda_m": row["lambda_m_base"], "method.base_lambda_v": row["lambda_v_base"]},
+        )
+        for row in table("004", 5).rows
+    ]
+
+
+def test_a_sweep_that_found_the_printed_numbers_differs_by_nothing() -> None:
+    found = compare(from_table_5(), "004", 5)
+    assert len(found) == 30
+    assert all(one.delta == pytest.approx(0, abs=1e-9) and one.note == "" for one in found)
+    assert all(one.order_holds for one in found)
+    assert {(t.column, t.n, round(t.kendall or 0, 9), t.holds) for t in trends(found)} == {
+        (column, 10, 1.0, True) for column in ("accuracy_pct", "flop_sparsity_pct", "param_sparsity_pct")
+    }
+    shifted = compare(from_table_5(0.5), "004", "5")
+    assert {round(one.delta, 6) for one in shifted if one.column == "accuracy_pct"} == {0.5}
+
+
+def test_unmatched_rows_are_listed_and_others_order_is_told() -> None:
+    rows = from_table_5()[:2]
+    rows[0]["accuracy"], rows[1]["accuracy"] = 0.90, 0.91
+    found = [one for one in compare(rows, "004", 5) if one.column == "accuracy_pct"]
+    assert [one.order_holds for one in found] == [False, False] + [None] * 8
+    assert all(one.ours is None and one.note.startswith("no trial of mask_convnet") for one in found[2:])
+    (trend,) = [t for t in trends(compare(rows, "004", 5)) if t.column == "accuracy_pct"]
+    assert (trend.n, trend.kendall, trend.holds) == (2, -1.0, False)
+
+
+def lenet(method, sparsity, accuracy, seed=0, **more):
+    shared = {"model": "lenet_300_100", "data": "mnist", "weight_sparsity": sparsity, "dense_accuracy": 0.98}
+    drop = None if accuracy is None else 0.98 - accuracy
+    return trial(method, seed, accuracy=accuracy, accuracy_drop=drop, **(shared | more))
+
+
+def test_methods_and_sparsities_of_002() -> None:
+    rows = [lenet("lwc", 0.92, 0.98, seed) for seed in (0, 1)]
+    rows += [lenet("mlprune", 0.987, 0.97), lenet("mlprune", 0.98, 0.99, data="parquet"), lenet("obd", 0.92, 0.96)]
+    rows += [lenet("obd", 0.92, None, 1, status="diverged"), lenet("dns", 0.982, 0.97, model="lenet5")]
+    found = {one.row: one for one in compare(rows, "002", 1) if one.column == "final_error_pct"}
+    lwc = found["LeNet-300-100 LWC"]
+    assert lwc.ours is not None
+    assert (lwc.printed, lwc.ours.n, lwc.ours.mean) == (1.59, 2, pytest.approx(2.0))
+    assert lwc.delta == pytest.approx(0.41)
+    # 98 % is another row than the printed 98.7 %, and another network than the printed one is no answer.
+    mlprune = found["LeNet-300-100 MLPrune"]
+    assert mlprune.ours is not None
+    assert mlprune.ours.mean == pytest.approx(3.0)
+    assert found["LeNet-300-100 DNS"].ours is None
+    assert found["LeNet-5 DNS"].ours is None
+    assert found["LeNet-300-100 OBD"].note == "1 diverged"
+    drops = [o.delta for o in compare(rows, "002", 1) if o.column == "delta_error_pct" and o.ours and "LWC" in o.row]
+    assert drops == [pytest.approx(0.05)]
+    # In print LWC < MLPrune < OBD; here 2.0 < 3.0 < 4.0.
+    (trend,) = [t for t in trends(compare(rows, "002", 1)) if (t.group, t.column)[1] == "final_error_pct"]
+    assert (trend.group, trend.n, trend.kendall, trend.holds) == ("LeNet-300-100", 3, pytest.approx(1.0), True)
+
+
+def test_plans_are_matched_by_name_before_sparsity() -> None:
+    shared = {"model": "vgg16", "data": "cifar10", "dense_accuracy": 0.93}
+    rows = [
+        trial("functionality", arm="prune B", filter_sparsity=0.43, accuracy=0.9, pruned_accuracy=0.7, **shared),
+        trial("l1_norm", arm="l1", filter_sparsity=0.43, accuracy=0.8, pruned_accuracy=0.6, **shared),
+        trial("l1_norm", arm="l1", seed=1, filter_sparsity=0.43, accuracy=0.82, pruned_accuracy=0.6, **shared),
+    ]
+    found = {(o.row, o.column): o for o in compare(rows, "000", 1)}
+    assert found["VGG-16 prune B", "retrain_accuracy_pct"].ours.mean == pytest.approx(90)
+    assert found["VGG-16 prune A", "retrain_accuracy_pct"].ours is None
+    assert found["VGG-16 A-L1", "retrain_accuracy_pct"].ours.mean == pytest.approx(81)
+    assert found["VGG-16 baseline", "retrain_accuracy_pct"].ours.mean == pytest.approx(93)
+    assert found["VGG-16 baseline", "retrain_accuracy_pct"].ours.n == 2
+    assert "3.13" in found["VGG-16 baseline", "retrain_accuracy_pct"].flags[0]
+    assert found["ConvNet baseline", "retrain_accuracy_pct"].ours is None
+
+
+def test_schedules_are_columns_of_001() -> None:
+    rows = [
+        trial("l1_norm", arm="A", retrain=name, model="resnet56", data="digits", accuracy=0.9)
+        for name in ("fine_tune", "scratch_e")
+    ]
+    found = {(o.row, o.column): o for o in compare(rows, "001", 2)}
+    assert found["ResNet-56-A", "fine_tuned"].delta == pytest.approx(90 - 92.97)
+    assert found["ResNet-56-A", "fine_tuned"].note == "data: ours digits, printed CIFAR-10"
+    assert found["ResNet-56-A", "scratch_B"].ours is None
+    assert found["ResNet-56-B", "fine_tuned"].ours is None
+
+
+def test_every_table_can_be_asked_of_any_sweep() -> None:
+    rows = [*from_table_5(), lenet("lwc", 0.92, 0.98)]
+    for name in papers():
+        for number in tables(name):
+            found = compare(rows, name, number)
+            assert found, (name, number)
+            assert all(one.ours is not None or one.note for one in found)
+            assert all(one.printed is None for one in compare([], "004", 3))
+    assert {one.note for one in compare(rows, "002", 4)} == {"a table of layers: see layers.parquet"}
+    assert [one.note for one in compare(rows, "004", 1)] == ["no row of the table survives"]
+    with pytest.raises(NoSuchTable):
+        compare(rows, "004", 9)

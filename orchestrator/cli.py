@@ -1,4 +1,4 @@
-"""The command line: plan, run, status, list, ui. Bad input is one message and exit code 2."""
+"""The command line: plan, run, status, compare, list, ui. Bad input is one message and exit code 2."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -32,6 +33,7 @@ _err = Console(stderr=True, highlight=False)
 
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The search space.")]
 Store = Annotated[Path, typer.Option("--out", help="The store that sweeps share.")]
+SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or its folder.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value, e.g. --set data.path=images (repeatable)."),
@@ -121,17 +123,14 @@ def run(
 
 @app.command()
 def status(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or its folder.")],
+    sweep: SweepName,
     out: Store = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Done, running, failed, waiting; the best so far; time left."""
     from orchestrator.sweep.state import state_of
 
-    folder = Path(sweep) if (Path(sweep) / "searchspace.yaml").exists() else out / sweep
-    if not (folder / "searchspace.yaml").exists():
-        known = [path.parent.name for path in out.glob("*/searchspace.yaml")]
-        _fail(f"no sweep {sweep!r} under {out}{nearest(sweep, known)}")
+    folder = _folder(sweep, out)
     with _errors():
         facts = state_of(folder)
     if as_json:
@@ -151,6 +150,47 @@ def status(
         _out.print(
             f"best {best['metric']} so far: {best['value']:.4f} ({best['arm']}: {told}), trial {best['trial_id']}"
         )
+
+
+@app.command()
+def compare(
+    sweep: SweepName,
+    paper: Annotated[str, typer.Option(help="Id of the paper, e.g. 004.")],
+    table: Annotated[int, typer.Option(help="Number of its table.")],
+    out: Store = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """This sweep's numbers beside a published table, row by row."""
+    from orchestrator.analysis.compare import compare as beside
+    from orchestrator.analysis.compare import trends
+    from orchestrator.analysis.load import load_results
+    from orchestrator.analysis.papers import NoSuchTable
+    from orchestrator.analysis.papers import table as printed_table
+
+    folder = _folder(sweep, out)
+    with _errors():
+        try:
+            found = beside(load_results(folder), paper, table)
+            printed = printed_table(paper, table)
+        except NoSuchTable as error:
+            _fail(str(error))
+    order = trends(found)
+    if as_json:
+        print(json.dumps({"rows": [asdict(row) for row in found], "trends": [asdict(t) for t in order]}, indent=2))
+        return
+    shown = Table(title=f"paper {paper}, table {table}: {printed.title}", title_justify="left")
+    for name in ("row", "column", "printed", "ours", "difference", "note"):
+        shown.add_column(name, justify="right" if name in ("printed", "ours", "difference") else "left")
+    for row in found:
+        mean = "" if row.ours is None else f"{row.ours.mean:.2f}" + (f" ± {row.ours.sd:.2f}" if row.ours.sd else "")
+        delta = "" if row.delta is None else f"{row.delta:+.2f}"
+        shown.add_row(*(Text(_cell(cell)) for cell in (row.row, row.column, row.printed, mean, delta, row.note)))
+    _out.print(shown)
+    for trend in order:
+        verdict = {True: "holds", False: "does not hold", None: "cannot be told"}[trend.holds]
+        _out.print(f"order of the rows by {trend.column}: {verdict} (n = {trend.n}, Kendall {trend.kendall})")
+    for flag in printed.flags:
+        _out.print(Text(f"printed inconsistency: {flag}"))
 
 
 @app.command("list")
@@ -255,6 +295,15 @@ def _facts(planned: Plan, out: Path) -> dict[str, Any]:
     }
 
 
+def _folder(sweep: str, out: Path) -> Path:
+    """The folder of a sweep given by name or by path."""
+    folder = Path(sweep) if (Path(sweep) / "searchspace.yaml").exists() else out / sweep
+    if not (folder / "searchspace.yaml").exists():
+        known = [path.parent.name for path in out.glob("*/searchspace.yaml")]
+        _fail(f"no sweep {sweep!r} under {out}{nearest(sweep, known)}")
+    return folder
+
+
 def _settings(given: list[str] | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in given or []:
@@ -283,6 +332,6 @@ def _errors() -> Iterator[None]:
         _fail(f"{error.filename}: {error.strerror}")
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     _err.print(f"error: {message}", markup=False, soft_wrap=True)
     raise typer.Exit(2)

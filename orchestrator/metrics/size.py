@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from orchestrator.metrics.macs import layer_macs
+from orchestrator.spec.result import LayerRow
 
 Convolution = nn.modules.conv._ConvNd
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -15,26 +15,6 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 class LayersDiffer(ValueError):
     """The pruned network is not the dense network cut down."""
-
-
-@dataclass(frozen=True)
-class LayerRow:
-    """One layer before and after pruning."""
-
-    layer: str
-    kind: str
-    """``conv``, ``depthwise_conv``, ``linear`` or ``norm``."""
-    dense_channels: int
-    """Output channels."""
-    kept_channels: int
-    dense_params: int
-    params: int
-    """Parameters stored, zeros included."""
-    dense_macs: int
-    macs: int
-    """Multiply-adds for one image that the layer really does; zeros cost as much as others."""
-    nonzero: int
-    """Parameters that are not zero."""
 
 
 def layer_table(dense: nn.Module, pruned: nn.Module, example: Tensor) -> list[LayerRow]:

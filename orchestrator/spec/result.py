@@ -51,17 +51,22 @@ class EpochRow(Row):
 
 
 class LayerRow(Row):
-    """One layer, dense and pruned. MACs of one image; ``nonzero`` counts the weights that are not zero."""
+    """One layer before and after pruning."""
 
     layer: str
     kind: str
+    """``conv``, ``depthwise_conv``, ``linear`` or ``norm``."""
     dense_channels: int
+    """Output channels."""
     kept_channels: int
     dense_params: int
     params: int
+    """Parameters stored, zeros included."""
     dense_macs: int
     macs: int
+    """Multiply-adds for one image that the layer really does; zeros cost as much as others."""
     nonzero: int
+    """Parameters that are not zero."""
 
 
 class TrialResult(BaseModel):

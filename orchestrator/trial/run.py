@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from orchestrator.metrics.size import layer_table, sizes
-from orchestrator.spec.result import EpochRow, LayerRow, Status, TrialResult
+from orchestrator.spec.result import EpochRow, Status, TrialResult
 from orchestrator.spec.trial import TrialSpec
 from orchestrator.spec.workspace import Workspace
 from orchestrator.surgery.saved import save_pruned
@@ -113,7 +113,7 @@ def _trial(context: Context) -> dict[str, Any]:
         "note": _note(spec, pruned.selection),
         "analysis": pruned.analysis
         | context.method().analyse(pruned.dense, before, network, pruned.task, pruned.scores),
-        "layers": [LayerRow.model_validate(row, from_attributes=True) for row in layers],
+        "layers": layers,
         "epochs": [*pruned.epochs, *rows],
         "seconds": seconds,
         "reused": pruned.reused,

@@ -57,9 +57,9 @@ class Context:
         assert isinstance(method, Ranking), f"{type(method).__name__} gives no scores"
         return method
 
-    def dense_recipe(self, epochs: int | None = None, data: ImageData | None = None) -> Recipe:
-        """The dense training's recipe, over its own number of epochs or another, on its own images or others."""
-        baseline = self.spec.baseline
+    def dense_recipe(self, epochs: int | None = None, data: ImageData | None = None, lr: float | None = None) -> Recipe:
+        """The dense training's recipe; or with its own number of epochs, images, or highest learning rate."""
+        baseline = self.spec.baseline if lr is None else self.spec.baseline.model_copy(update={"lr": lr})
         schedule = dense_schedule(baseline, steps_per_epoch(data or self.data, baseline.batch_size), epochs)
         return Recipe(schedule, baseline.batch_size, baseline.weight_decay, baseline.nesterov, baseline.optimizer)
 

@@ -52,7 +52,8 @@ def sparse_training(context: Context) -> tuple[StageOutput, bool]:
         if method.starts_from == "baseline":
             model.load_state_dict(dense.tensors)
         data, held_out = divided(context.data, method.held_out())
-        recipe = context.dense_recipe(getattr(method, "sparse_epochs", None) or spec.baseline.epochs, data)
+        epochs = getattr(method, "sparse_epochs", None) or spec.baseline.epochs
+        recipe = context.dense_recipe(epochs, data, getattr(method, "sparse_lr", None))
         task = context.task(model, dense.tensors, recipe.schedule.steps, held_out)
         method.prepare(model, task)
         generator = generator_for(spec.seed, "sparse_training")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from orchestrator.methods.base import PruneTask, Ranking, Scores
 from orchestrator.methods.effective import EffectiveWeight, straight_through
-from orchestrator.plugins import Count, NonNegative, Share
+from orchestrator.plugins import Count, NonNegative, Positive, Share
 from orchestrator.surgery.selecting import Scope, WeightSelection
 
 
@@ -46,6 +46,8 @@ class DynamicNetworkSurgery(Ranking):
     """Share of the training after which masks stay (LeNet-5: at iteration 10,000 to 14,000)."""
     sparse_epochs: Count | None = None
     """Epochs of the sparse training; None: as many as the dense training has."""
+    sparse_lr: Positive | None = None
+    """Highest learning rate of the sparse training; None: as in the dense training."""
     granularities: ClassVar[tuple[str, ...]] = ("weights",)
     default_scope: ClassVar[Scope] = "global"
     trains: ClassVar[bool] = True

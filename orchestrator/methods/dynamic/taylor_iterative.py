@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from orchestrator.methods.base import Channels, PruneTask, Ranking, Scores
 from orchestrator.methods.gates import gate_sites
-from orchestrator.plugins import Count, OpenShare, Share
+from orchestrator.plugins import Count, OpenShare, Positive, Share
 from orchestrator.spec.trial import Target
 from orchestrator.surgery.groups import ChannelGroup
 from orchestrator.surgery.selecting import ChannelSelection, Scope
@@ -44,6 +44,8 @@ class TaylorIterative(Ranking):
     pruning_share: Share = 0.67
     sparse_epochs: Count | None = 25
     """Epochs of the sparse training; None: as many as the dense training has."""
+    sparse_lr: Positive | None = None
+    """Highest learning rate of the sparse training; None: as in the dense training."""
     trains: ClassVar[bool] = True
     trains_for_target: ClassVar[bool] = True
     starts_from: ClassVar[Literal["scratch", "baseline"]] = "baseline"

@@ -57,6 +57,8 @@ class AutoPrune(Ranking):
     """Weigh a filter's ``mu`` by the multiply-adds it costs, with a mean of 1; of no effect on single weights."""
     sparse_epochs: Count | None = None
     """Epochs of the sparse training; None: as many as the dense training has."""
+    sparse_lr: Positive | None = None
+    """Highest learning rate of the sparse training; None: as in the dense training."""
     granularities: ClassVar[tuple[str, ...]] = ("channels", "weights")
     default_scope: ClassVar[Scope] = "global"
     trains: ClassVar[bool] = True

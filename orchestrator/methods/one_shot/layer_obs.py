@@ -32,7 +32,7 @@ class LayerwiseOptimalBrainSurgeon(Ranking):
 
     Differs from the paper: H is summed over positions, which changes no layer's order; its inverse is that of H with
     ``damping`` times its mean eigenvalue on the diagonal and not Woodbury's from 1e6 I; a group of a convolution is a
-    layer of its own to H, but not to the order.
+    layer of its own to H, but not to the order; biases change, but stay.
     """
 
     damping: Positive = 0.1

@@ -33,8 +33,9 @@ class MLPrune(Ranking):
     [G^-1]_jj) where a weight goes and 0 elsewhere, unless that raises the loss on the calibration images.
 
     Differs from the paper, whose damping is not known: A + pi sqrt(eps) I and G + sqrt(eps) / pi I, pi^2 the ratio of
-    the mean eigenvalues of A and G, eps = ``damping`` times their product. Compensation stays off where it would raise
-    the loss; biases stay; grouped convolutions have factors for every group.
+    the mean eigenvalues of A and G, eps = ``damping`` times their product. G is scaled, layer by layer, until the
+    trace of A (x) G is that of single images' gradients: the one threshold compares layers. Grouped convolutions have
+    factors for every group; biases stay. Weights that went in earlier steps stay in A and G.
     """
 
     damping: Positive = 0.1

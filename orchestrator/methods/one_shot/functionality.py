@@ -62,7 +62,7 @@ class Functionality(Ranking):
     """Root mean square of a step of the ascent, in units of normalised images."""
     restarts: Count = 10
     transition: bool = False
-    """After retraining, look again at what every filter answers to: how many have changed their cluster (section 1.3)."""
+    """After retraining, look again at what every filter answers to: how many changed their cluster (section 1.3)."""
     default_scope: ClassVar[Scope] = "uniform"
     finds_sparsity: ClassVar[bool] = True
     reads_data: ClassVar[bool] = True

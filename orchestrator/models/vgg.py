@@ -21,8 +21,10 @@ def vgg16(*, num_classes: int, in_channels: int, image_size: int, batch_norm: bo
 
     Layers ``conv1_1`` to ``conv5_3`` (each followed by ``bn1_1``, ``relu1_1`` and so on), ``fc1``, ``fc2``; images from
     16x16 pixels. ``batch_norm: false`` leaves normalisation out everywhere and gives the convolutions biases:
-    14,982,474 parameters, what the accuracies of functionality-oriented pruning suggest. Source: "Pruning Filters for Efficient ConvNets" (Li et al. 2017), section 4.1, with the
-    initialisation of Rethinking the Value of Network Pruning (batch-norm scale 0.5, FC N(0, 0.01)).
+    14,982,474 parameters; the accuracies of functionality-oriented pruning suggest such a network.
+
+    Source: "Pruning Filters for Efficient ConvNets" (Li et al. 2017), section 4.1, with the initialisation of
+    Rethinking the Value of Network Pruning (batch-norm scale 0.5, FC N(0, 0.01)).
     """
     require_size("vgg16", minimum=_SMALLEST, image_size=image_size)
     return vgg_of_widths(VGG16, hidden=512, num_classes=num_classes, in_channels=in_channels, batch_norm=batch_norm)

@@ -22,6 +22,7 @@ from orchestrator.spec.errors import SpecError, first_problem, join, nearest, sh
 from orchestrator.spec.result import LATENCY_METRICS, METRICS
 from orchestrator.spec.search_space import Axis, Range, SearchSpace, assign
 from orchestrator.spec.trial import Baseline, Choice, Retrain, Target, TrialSpec
+from orchestrator.surgery.plans import UnknownPlan, planned_counts
 
 StageName = Literal["baseline", "importance", "sparse_training", "step"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
@@ -134,10 +135,11 @@ def resolve(config: Mapping[str, Any], sources: Mapping[str, str] | None = None)
         if section not in config:
             raise SpecError(join("base", section), "is missing")
     method = _choice(METHODS, config, "method", origin)
-    target = _value(Target, config.get("target", {}), "target", origin)
+    model = _choice(MODELS, config, "model", origin)
+    target = _value(Target, _planned(config.get("target", {}), model.name, origin), "target", origin)
     attributes = METHODS.describe(method.name).attributes
     if target.sparsity is None and target.kept is None and not attributes.get("finds_sparsity"):
-        raise SpecError(origin("target"), "give either sparsity or kept, found neither")
+        raise SpecError(origin("target"), "give either sparsity, kept or plan, found neither")
     if target.steps and attributes.get("trains"):
         raise SpecError(origin("target.steps"), f"method {method.name!r} trains with the network: it takes no steps")
     granularities = attributes.get("granularities", ("channels",))
@@ -149,7 +151,6 @@ def resolve(config: Mapping[str, Any], sources: Mapping[str, str] | None = None)
             origin("target.quantity"),
             f"method {method.name!r} removes {what}: the quantity must be {wanted}, found {target.quantity!r}",
         )
-    model = _choice(MODELS, config, "model", origin)
     prefix, _, architecture = model.name.partition(":")
     if prefix == "torchvision" and architecture not in architectures():
         raise SpecError(
@@ -294,6 +295,27 @@ def _choice(registry: Registry, config: Mapping[str, Any], section: str, origin:
     name, params = _named(config[section], section, origin)
     checked = _parameters(registry, name, params, section, origin)
     return Choice(name=name, params=checked.model_dump(exclude_defaults=True))
+
+
+def _planned(raw: Any, model: str, origin: _Origin) -> Any:
+    """A target with the counts that its plan stands for; these, and not the plan's name, are what a trial is."""
+    if not isinstance(raw, Mapping):
+        return raw
+    rest = {key: value for key, value in raw.items() if key != "plan"}
+    if raw.get("plan") is None:
+        return rest
+    name, place = raw["plan"], origin("target.plan")
+    if not isinstance(name, str):
+        raise SpecError(place, f"must be the name of a plan, found {shown(name)}")
+    for other in ("sparsity", "kept"):
+        if rest.get(other) is not None:
+            raise SpecError(place, f"give either plan or {other}, found both: {name!r} and {shown(rest[other])}")
+    if rest.get("quantity") == "weights":
+        raise SpecError(place, f"plan {name!r} counts filters: the quantity must not be 'weights'")
+    try:
+        return {**rest, "kept": planned_counts(name, model)}
+    except UnknownPlan as error:
+        raise SpecError(place, str(error)) from None
 
 
 def _retrain(raw: Any, origin: _Origin) -> Retrain:

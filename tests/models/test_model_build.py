@@ -16,12 +16,18 @@ from orchestrator.plugins import UnknownName
 
 torch.set_num_threads(1)
 
-SMALLEST = {"lenet5": 16, "vgg16": 16, "vgg19": 16, "resnet20": 4, "resnet32": 4, "resnet56": 4, "resnet110": 4}
+SMALLEST = {"lenet5": 16, "cifar_net": 8, "vgg16": 16, "vgg19": 16, "vgg_like": 16, "alexnet": 39}
+SMALLEST |= dict.fromkeys(["resnet20", "resnet32", "resnet56", "resnet110", "resnet164", "wrn_28_10"], 4)
+
+
+def size_for(name: str) -> int:
+    return max(16, SMALLEST.get(name, 1))
 
 
 @pytest.mark.parametrize("name", MODELS.table)
 @pytest.mark.parametrize(("channels", "size", "classes"), [(1, 28, 10), (3, 32, 100), (3, 17, 7)])
 def test_output_shape(name: str, channels: int, size: int, classes: int) -> None:
+    size = max(size, SMALLEST.get(name, 1))
     model = build(name, {}, classes=classes, channels=channels, size=size)
     logits = model(torch.randn(2, channels, size, size))
     assert logits.shape == (2, classes)
@@ -34,7 +40,7 @@ def test_same_seed_same_network(name: str) -> None:
     states = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        states.append(build(name, {}, classes=10, channels=1, size=16).state_dict())
+        states.append(build(name, {}, classes=10, channels=1, size=size_for(name)).state_dict())
     first, again, other = states
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not all(torch.equal(first[key], other[key]) for key in first)
@@ -44,13 +50,13 @@ def test_same_seed_same_network(name: str) -> None:
 def test_float32_on_the_cpu_training_and_pickled(name: str) -> None:
     torch.set_default_dtype(torch.float64)
     try:
-        model = build(name, {}, classes=10, channels=1, size=16)
+        model = build(name, {}, classes=10, channels=1, size=size_for(name))
     finally:
         torch.set_default_dtype(torch.float32)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert {p.device.type for p in model.parameters()} == {"cpu"}
     assert model.training
-    images = torch.randn(1, 1, 16, 16)
+    images = torch.randn(1, 1, size_for(name), size_for(name))
     with torch.no_grad():
         assert torch.equal(pickle.loads(pickle.dumps(model)).eval()(images), model.eval()(images))
 
@@ -96,6 +102,32 @@ def test_option_a_shortcut_pads_with_zeros_and_keeps_the_gradient() -> None:
     expected = torch.zeros_like(x)
     expected[:, :, ::2, ::2] = 1
     assert torch.equal(x.grad, expected)
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    model = build("alexnet", {"dropout": 0.5}, classes=10, channels=3, size=39)
+    images = torch.randn(2, 3, 39, 39)
+    with torch.no_grad():
+        assert not torch.equal(model(images), model(images))
+        assert torch.equal(model.eval()(images), model(images))
+        whole = build("alexnet", {"dropout": 0.0}, classes=10, channels=3, size=39)
+        assert torch.equal(whole(images), whole(images))
+
+
+def test_caffe_first_weights_of_alexnet() -> None:
+    model = build("alexnet", {}, classes=10, channels=3, size=39)
+    std = {
+        name: round(float(layer.weight.detach().std()), 4)
+        for name, layer in model.named_children()
+        if name[:2] in "cofc"
+    }
+    assert std == {
+        **dict.fromkeys(["conv1", "conv2", "conv3", "conv4", "conv5", "fc3"], 0.01),
+        "fc1": 0.005,
+        "fc2": 0.005,
+    }
+    biases = {name: float(layer.bias.detach().mean()) for name, layer in model.named_children() if name[:2] in "cofc"}
+    assert [round(b, 6) for b in biases.values()] == [0.0, 0.1, 0.0, 0.1, 0.1, 0.1, 0.1, 0.0]
 
 
 @pytest.fixture

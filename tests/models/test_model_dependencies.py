@@ -20,7 +20,10 @@ CASES = [
     ("convnet", {"width": 0.25}, 3, 32),
     ("convnet", {"width": 0.25, "batch_norm": True}, 1, 8),
     ("vgg16", {}, 3, 32),
+    ("vgg16", {"batch_norm": False}, 3, 32),
     ("vgg19", {}, 3, 32),
+    ("vgg_like", {}, 3, 32),
+    ("cifar_net", {}, 3, 32),
     ("resnet20", {}, 3, 32),
     ("resnet56", {}, 3, 32),
 ]

@@ -144,6 +144,108 @@ def test_resnets(depth: int, printed_parameters: int, millions_of_macs: float) -
     assert round(macs / 1e6, 2) == millions_of_macs
 
 
+def test_vgg16_without_batch_norm_has_biases() -> None:
+    model = build("vgg16", {"batch_norm": False}, classes=10, channels=3, size=32)
+    assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in model.modules())
+    classifier = 512 * 512 + 512 + 512 * 10 + 10
+    assert parameters(model) == chain_weights(VGG16) + sum(VGG16) + classifier == 14_982_474
+    assert counted_macs(model, 3, 32) == 313_463_808
+
+
+def test_vgg_like_of_autoprune() -> None:
+    model = build("vgg_like", {}, classes=10, channels=3, size=32)
+    weights = {n: m.weight.numel() for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    convolutions = sum(count for name, count in weights.items() if name.startswith("conv"))
+    assert convolutions == chain_weights(VGG16) == 14_710_464
+    assert weights["fc1"] + weights["fc2"] == 512 * 512 + 512 * 10 == 267_264
+    assert counted_macs(model, 3, 32) == chain_macs(VGG16, VGG16_MAPS) + 267_264
+
+
+def test_cifar_net_is_caffes_quick_network() -> None:
+    model = build("cifar_net", {}, classes=10, channels=3, size=32)
+    weights = [25 * 3 * 32, 25 * 32 * 32, 25 * 32 * 64, 4 * 4 * 64 * 64, 64 * 10]
+    assert parameters(model) == sum(weights) + 32 + 32 + 64 + 64 + 10 == 145_578
+    maps = [32, 16, 8, 1, 1]
+    assert counted_macs(model, 3, 32) == sum(w * m * m for w, m in zip(weights, maps, strict=True)) == 12_354_176
+
+
+@pytest.mark.parametrize(("size", "first_map"), [(227, 55), (224, 54)])
+def test_alexnet_has_caffes_weights(size: int, first_map: int) -> None:
+    """Paper 002, table 4: the weights of each layer, and 61M in all."""
+    model = build("alexnet", {}, classes=1000, channels=3, size=size)
+    weights = {n: m.weight.numel() for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    expected = {
+        "conv1": 96 * 3 * 11 * 11,
+        "conv2": 256 * 48 * 5 * 5,
+        "conv3": 384 * 256 * 3 * 3,
+        "conv4": 384 * 192 * 3 * 3,
+        "conv5": 256 * 192 * 3 * 3,
+        "fc1": 6 * 6 * 256 * 4096,
+        "fc2": 4096 * 4096,
+        "fc3": 4096 * 1000,
+    }
+    assert weights == expected
+    assert sum(weights.values()) == 60_954_656
+    assert parameters(model) == 60_954_656 + 96 + 256 + 384 + 384 + 256 + 4096 + 4096 + 1000 == 60_965_224
+    maps = dict(zip(expected, [first_map, 27, 13, 13, 13, 1, 1, 1], strict=True))
+    assert counted_macs(model, 3, size) == sum(count * maps[name] ** 2 for name, count in expected.items())
+    if size == 227:
+        assert round(counted_macs(model, 3, size) / 1e6, 1) == 724.4
+
+
+def test_resnet164_is_that_of_network_slimming() -> None:
+    weights, macs, channels, norms, selected = 9 * 3 * 16, 9 * 3 * 16 * 32 * 32, 16, 0, 0
+    for width, side in [(16, 32), (32, 16), (64, 8)]:
+        for block in range(18):
+            halved = side * (2 if width > 16 and block == 0 else 1)  # the 1x1 convolution comes before the stride
+            inner = [(channels * width, halved), (9 * width * width, side), (width * 4 * width, side)]
+            if block == 0:
+                inner.append((channels * 4 * width, side))
+            weights += sum(count for count, _ in inner)
+            macs += sum(count * pixels**2 for count, pixels in inner)
+            norms += channels + width + width
+            selected += channels
+            channels = 4 * width
+    norms, selected = norms + channels, selected + channels
+    model = build("resnet164", {}, classes=10, channels=3, size=32)
+    assert parameters(model) == weights + 2 * norms + 256 * 10 + 10 == 1_703_258
+    assert counted_macs(model, 3, 32) == macs + 256 * 10 == 247_646_720
+    # Its README's 1.71M counts the 0 or 1 for each channel of its channel-selection layers as well.
+    assert selected == 8_080
+    assert round((parameters(model) + selected) / 1e6, 2) == 1.71
+
+
+def test_wide_resnet() -> None:
+    weights, macs, channels, norms = 9 * 3 * 16, 9 * 3 * 16 * 32 * 32, 16, 0
+    for width, side in [(160, 32), (320, 16), (640, 8)]:
+        for block in range(4):
+            inner = 9 * channels * width + 9 * width * width + (channels * width if block == 0 else 0)
+            weights, macs, norms = weights + inner, macs + inner * side * side, norms + channels + width
+            channels = width
+    norms += channels
+    model = build("wrn_28_10", {}, classes=10, channels=3, size=32)
+    assert parameters(model) == weights + 2 * norms + 640 * 10 + 10 == 36_479_194
+    assert counted_macs(model, 3, 32) == macs + 640 * 10 == 5_243_328_768
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected_parameters", "millions_of_macs"),
+    [
+        ("resnet18", 11_689_512, 1814.1),
+        ("resnet34", 21_797_672, 3663.8),
+        ("resnet50", 25_557_032, 4089.2),
+        ("mobilenet_v2", 3_504_872, 300.8),
+    ],
+)
+def test_the_papers_imagenet_networks_are_torchvisions(
+    architecture: str, expected_parameters: int, millions_of_macs: float
+) -> None:
+    model = build(f"torchvision:{architecture}", {}, classes=1000, channels=3, size=224)
+    assert parameters(model) == expected_parameters
+    assert round(counted_macs(model, 3, 224) / 1e6, 1) == millions_of_macs
+
+
 def test_every_network_of_the_table_is_counted_here() -> None:
-    counted = {"lenet_300_100", "lenet5", "convnet", "vgg16", "vgg19", "resnet20", "resnet32", "resnet56", "resnet110"}
+    counted = {"lenet_300_100", "lenet5", "cifar_net", "convnet", "vgg16", "vgg19", "vgg_like", "alexnet"}
+    counted |= {"resnet20", "resnet32", "resnet56", "resnet110", "resnet164", "wrn_28_10"}
     assert set(MODELS.table) == counted

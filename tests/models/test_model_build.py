@@ -114,6 +114,13 @@ def test_dropout_acts_in_training_alone() -> None:
         assert torch.equal(whole(images), whole(images))
 
 
+def test_a_signal_passes_vgg16_without_norms() -> None:
+    torch.manual_seed(0)
+    model = build("vgg16", {"batch_norm": False}, classes=10, channels=3, size=32)
+    with torch.no_grad():
+        assert 0.1 < float(model(torch.randn(8, 3, 32, 32)).std()) < 10
+
+
 def test_caffe_first_weights_of_alexnet() -> None:
     model = build("alexnet", {}, classes=10, channels=3, size=39)
     std = {

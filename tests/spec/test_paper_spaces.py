@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -13,7 +17,7 @@ from orchestrator.analysis.papers import table
 from orchestrator.analysis.printed import cells
 from orchestrator.cli import app
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.sweep.planning import plan
+from orchestrator.sweep.planning import Plan, plan
 
 FOLDER = Path(__file__).resolve().parents[2] / "searchspaces" / "papers"
 TABLES = {
@@ -35,21 +39,34 @@ NOT_HERE = {
 """Printed rows of methods that no search space can name; DCP's two are run as `dcp`."""
 
 
-@pytest.fixture(autouse=True)
-def imagenet10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def imagenet10(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The one image set that is the user's own has to be there, under its relative path."""
-    monkeypatch.chdir(tmp_path)
+    here = tmp_path_factory.mktemp("here")
     for split in ("train", "val"):
-        folder = tmp_path / "imagenet10" / split / "tench"
+        folder = here / "imagenet10" / split / "tench"
         folder.mkdir(parents=True)
         (folder / "0.png").write_bytes(b"an image")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        yield
 
 
-def scale_down(name: str) -> list[str]:
+@cache
+def planned(name: str) -> Plan:
+    return plan(SearchSpace.load(FOLDER / f"{name}.yaml"))
+
+
+@cache
+def planned_small(name: str) -> tuple[list[str], dict[str, Any]]:
+    """The arguments of the scale-down, and what `prunesweep plan` says to them."""
     lines = (FOLDER / f"{name}.yaml").read_text().splitlines()
     found = [line.removeprefix(PREFIX) for line in lines if line.startswith(PREFIX)]
     assert len(found) == 1
-    return shlex.split(found[0])
+    arguments = shlex.split(found[0])
+    result = CliRunner().invoke(app, ["plan", str(FOLDER / f"{name}.yaml"), *arguments, "--json", "--out", "runs"])
+    assert result.exit_code == 0, result.output
+    return arguments, json.loads(result.output)
 
 
 def test_there_is_one_file_a_table() -> None:
@@ -58,52 +75,40 @@ def test_there_is_one_file_a_table() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_plans_and_says_what_it_is(name: str) -> None:
-    space = SearchSpace.load(FOLDER / f"{name}.yaml")
-    assert space.name == f"paper{name}"
-    assert space.question
-    assert space.question.endswith("?")
+    found = planned(name)
+    assert found.space.name == f"paper{name}"
+    assert found.space.question
+    assert found.space.question.endswith("?")
     paper, _, number = name.partition("_table")
     comment = (FOLDER / f"{name}.yaml").read_text().split("\nname:")[0]
     assert re.match(rf"# Paper {paper} \([^)]+\), table {number}: ", comment)
-    planned = plan(space)
-    assert planned.trials
-    assert planned.repeated == 0
-    assert {trial.spec.data.name for trial in planned.trials} <= {"mnist", "cifar10", "imagenet", "image_folder"}
+    assert found.trials
+    assert found.repeated == 0
+    assert {trial.spec.data.name for trial in found.trials} <= {"mnist", "cifar10", "imagenet", "image_folder"}
     # A relative path is the only one that a file may name: it lies where the user is.
-    paths = {trial.spec.data.params.get("path") for trial in planned.trials}
+    paths = {trial.spec.data.params.get("path") for trial in found.trials}
     assert paths <= {None, str(Path("imagenet10").resolve())}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_scale_down_plans_on_digits(name: str) -> None:
-    arguments = scale_down(name)
+def test_its_scale_down_plans_on_digits_without_a_gpu(name: str) -> None:
+    arguments, facts = planned_small(name)
     assert set(arguments[::2]) == {"--set"}
-    result = CliRunner().invoke(app, ["plan", str(FOLDER / f"{name}.yaml"), *arguments, "--json", "--out", "runs"])
-    assert result.exit_code == 0, result.output
-    assert f'"sweep": "paper{name}_small"' in result.output
-    space = {key: value for key, _, value in (a.partition("=") for a in arguments[1::2])}
-    assert "digits" in space["data"]
-    assert space.get("resources.gpus", "0") == "0"
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_methods_of_the_small_one_are_those_of_the_table(name: str) -> None:
-    full = {trial.spec.method.name for trial in plan(SearchSpace.load(FOLDER / f"{name}.yaml")).trials}
-    arguments = scale_down(name)
-    result = CliRunner().invoke(app, ["plan", str(FOLDER / f"{name}.yaml"), *arguments, "--json", "--out", "runs"])
-    small = set(re.findall(r'"method": "(\w+)"', result.output))
-    assert small
-    assert small <= full
+    values = dict(argument.split("=", 1) for argument in arguments[1::2])
+    assert "digits" in values["data"]
+    if planned(name).space.resources.gpus:
+        assert (values["resources.gpus"], values["resources.cpus"]) == ("0", "1")
+    assert facts["sweep"] == f"paper{name}_small"
+    assert 1 <= facts["trials"] <= 12
+    assert {arm["method"] for arm in facts["arms"]} <= {trial.spec.method.name for trial in planned(name).trials}
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name[:4] in ("000_", "002_", "003_")])
 def test_every_printed_row_of_a_method_of_ours_has_a_trial(name: str) -> None:
     """Rows are matched here by method, model and what is asked for; `compare` does so by what was achieved."""
     paper, _, number = name.partition("_table")
-    planned = plan(SearchSpace.load(FOLDER / f"{name}.yaml"))
-    asked = {
-        (trial.spec.method.name, plain(trial.spec.model.name), trial.spec.target.sparsity) for trial in planned.trials
-    }
+    specs = [trial.spec for trial in planned(name).trials]
+    asked = {(spec.method.name, plain(spec.model.name), spec.target.sparsity) for spec in specs}
     for cell in cells(table(paper, number)):
         if not cell.method or cell.method in NOT_HERE or cell.plan:
             continue
@@ -121,8 +126,8 @@ def plain(model: str) -> str:
 
 
 def test_the_ten_pairs_of_multipliers_are_those_printed() -> None:
-    planned = plan(SearchSpace.load(FOLDER / "004_table5.yaml"))
-    params = [{"base_lambda_m": 3.0, "base_lambda_v": 4.0, **trial.spec.method.params} for trial in planned.trials]
+    defaults = {"base_lambda_m": 3.0, "base_lambda_v": 4.0}
+    params = [{**defaults, **trial.spec.method.params} for trial in planned("004_table5").trials]
     pairs = {(p["base_lambda_m"], p["base_lambda_v"]) for p in params}
     printed = {(row["lambda_m_base"], row["lambda_v_base"]) for row in table("004", 5).rows}
     assert len(printed) == 10
@@ -130,8 +135,8 @@ def test_the_ten_pairs_of_multipliers_are_those_printed() -> None:
 
 
 def test_plans_of_the_published_networks_are_used() -> None:
-    planned = plan(SearchSpace.load(FOLDER / "001_table2.yaml"))
-    used = {(trial.spec.model.name, trial.point["target.plan"]) for trial in planned.trials}
+    trials = planned("001_table2").trials
+    used = {(trial.spec.model.name, trial.point["target.plan"]) for trial in trials}
     assert {model for model, _ in used} == {"vgg16", "resnet56", "resnet110", "torchvision:resnet34"}
     assert ("resnet56", "pfec_d") in used
-    assert all(trial.spec.target.kept for trial in planned.trials)
+    assert all(trial.spec.target.kept for trial in trials)

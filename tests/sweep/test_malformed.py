@@ -147,7 +147,7 @@ def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
     from PIL import Image
 
     from orchestrator.spec.workspace import Workspace
-    from orchestrator.sweep.planning import resolve
+    from orchestrator.sweep.resolving import resolve
     from orchestrator.trial.run import run_trial
 
     def encoded(value: int) -> bytes:

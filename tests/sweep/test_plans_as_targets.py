@@ -9,7 +9,8 @@ import pytest
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.surgery.plans import planned_counts
-from orchestrator.sweep.planning import plan, resolve
+from orchestrator.sweep.planning import plan
+from orchestrator.sweep.resolving import resolve
 
 BASE: dict[str, Any] = {"model": "resnet56", "data": "cifar10", "method": "l1_norm"}
 

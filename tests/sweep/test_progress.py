@@ -6,8 +6,8 @@ from rich.console import Console
 
 from orchestrator.spec.result import TrialResult
 from orchestrator.sweep.jobs import Job
-from orchestrator.sweep.planning import resolve
 from orchestrator.sweep.progress import LineLog, LiveTable, State, duration, outcome_line, view_of
+from orchestrator.sweep.resolving import resolve
 
 SPEC = resolve({"model": "lenet5", "data": "digits", "method": "l1_norm", "target": {"sparsity": 0.5}})
 POINT = {"target.sparsity": 0.5, "seed": 0}

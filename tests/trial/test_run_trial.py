@@ -12,7 +12,7 @@ from orchestrator.models.build import build
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.workspace import Workspace
 from orchestrator.surgery.saved import rebuild
-from orchestrator.sweep.planning import resolve
+from orchestrator.sweep.resolving import resolve
 from orchestrator.training.loop import accuracy
 from orchestrator.trial.run import run_trial
 

@@ -95,13 +95,10 @@ class Registry:
 
     def names(self) -> list[str]:
         """Every name that may be used, the table's own first."""
-        return list(self.targets())
+        return list(self.table) + [name for name in _entry_points(self.group) if name not in self.table]
 
     def targets(self) -> dict[str, str]:
-        found = dict(self.table)
-        for point in entry_points(group=self.group):
-            found.setdefault(point.name, point.value)
-        return found
+        return {**_entry_points(self.group), **self.table}
 
     def target(self, name: str) -> str:
         """``module:attribute`` behind a name; raises :class:`UnknownName` with the nearest valid name."""
@@ -128,6 +125,12 @@ class Registry:
     def parameters(self, name: str) -> type[BaseModel]:
         """A pydantic model of the plug-in's parameters: strict types, unknown names refused."""
         return _parameters(self.describe(name))
+
+
+@cache
+def _entry_points(group: str) -> Mapping[str, str]:
+    """Names that installed packages add. Asked once a process: it reads the metadata of every installed package."""
+    return {point.name: point.value for point in entry_points(group=group)}
 
 
 def validator(name: str, parameters: typing.Iterable[Parameter], open_ended: bool) -> type[BaseModel]:

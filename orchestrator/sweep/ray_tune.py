@@ -87,7 +87,7 @@ def run_jobs(
     shape: dict[str, float] = {"cpu": resources.cpus}
     if resources.gpus:
         shape["gpu"] = resources.gpus
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots(resources))
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(4 * slots(resources))
     scratch = tempfile.mkdtemp(prefix="prunesweep-tune-")
     tuner = tune.Tuner(
         tune.with_resources(_work, shape),

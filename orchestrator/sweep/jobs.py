@@ -10,6 +10,9 @@ from orchestrator.spec.result import TrialResult
 from orchestrator.spec.trial import TrialSpec
 from orchestrator.sweep.planning import Plan, stages_of
 
+_RETRIES = 2
+"""How often a job is tried again whose worker died."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -72,6 +75,7 @@ class JobQueue:
     def __init__(self, jobs: Iterable[Job]) -> None:
         self._waiting = {job.key: job for job in jobs}
         self._running: dict[str, Job] = {}
+        self._deaths: dict[str, int] = {}
 
     @property
     def waiting(self) -> int:
@@ -79,7 +83,8 @@ class JobQueue:
 
     @property
     def exhausted(self) -> bool:
-        return not self._waiting
+        """Nothing waits, and nothing runs that might come back."""
+        return not self._waiting and not self._running
 
     def take(self) -> Job | None:
         """The next job in order that can start; None if all must wait."""
@@ -89,6 +94,15 @@ class JobQueue:
         del self._waiting[job.key]
         self._running[job.key] = job
         return job
+
+    def again(self, job: Job) -> bool:
+        """Put a job back whose worker died; False if that happened too often."""
+        self._running.pop(job.key, None)
+        self._deaths[job.key] = self._deaths.get(job.key, 0) + 1
+        if self._deaths[job.key] > _RETRIES:
+            return False
+        self._waiting = {job.key: job, **self._waiting}
+        return True
 
     def finished(self, key: str) -> None:
         self._running.pop(key, None)

@@ -12,7 +12,7 @@ from orchestrator.methods import METHODS
 from orchestrator.spec.errors import SpecError, join, nearest
 from orchestrator.spec.result import LATENCY_METRICS, METRICS
 from orchestrator.spec.search_space import Axis, Range, SearchSpace, assign
-from orchestrator.spec.trial import TrialSpec
+from orchestrator.spec.trial import TrialSpec, flat
 from orchestrator.sweep.resolving import SECTIONS, resolve
 
 StageName = Literal["baseline", "importance", "sparse_training", "step"]
@@ -69,8 +69,8 @@ class Plan:
 
     @property
     def varied(self) -> list[str]:
-        """Dotted paths of all axes, in the order of the file."""
-        return list(dict.fromkeys(path for trial in self.trials for path in trial.point))
+        """Dotted paths of all that the axes set, in the order of the file; a value that is a mapping sets several."""
+        return list(dict.fromkeys(path for trial in self.trials for path in flat(trial.point)))
 
 
 def plan(space: SearchSpace) -> Plan:

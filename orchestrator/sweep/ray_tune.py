@@ -34,8 +34,6 @@ from orchestrator.sweep.jobs import Events, Job, JobQueue
 
 _REPORT_SECONDS = 0.25
 """Epochs shorter than this are reported now and then, not each: a report costs a trip to the driver."""
-_RETRIES = 2
-"""How often a job is tried again whose worker died."""
 
 
 class Interrupted(Exception):
@@ -97,7 +95,9 @@ def run_jobs(
             name="jobs",
             verbose=0,
             callbacks=[_Listener(feed, check)],
-            failure_config=tune.FailureConfig(max_failures=_RETRIES),
+            # A job whose worker died goes back to the queue: Tune itself retries only what it saw running, and gives
+            # up on a job whose warm worker died between two.
+            failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
         ),
     )
@@ -200,6 +200,8 @@ class _Feed(Searcher):
         job = self.given.pop(trial_id, None)
         if job is None:
             return
+        if error and not self._recorded(job) and self.queue.again(job):
+            return
         reason = "the worker died" if error else (result or {}).get("error")
         if job.kind == "trial":
             self.queue.finished(job.key)
@@ -212,9 +214,15 @@ class _Feed(Searcher):
         for lost in self.queue.failed(job.key):
             self.events.trial_ended(lost, self._record(lost, f"{job.kind} failed: {reason}"))
 
+    def _recorded(self, job: Job) -> bool:
+        return job.kind == "trial" and (self._folder(job) / "result.json").exists()
+
+    def _folder(self, job: Job) -> Path:
+        return Path(str(self._workspace["out"]), str(self._workspace["sweep"]), "trials", job.key)
+
     def _record(self, job: Job, reason: str | None) -> TrialResult:
         """The worker's own record; where it could write none, one that says why."""
-        folder = Path(self._workspace["out"]) / self._workspace["sweep"] / "trials" / job.key
+        folder = self._folder(job)
         path = folder / "result.json"
         if not path.exists():
             status: Any = "diverged" if reason and "Diverged" in reason else "failed"

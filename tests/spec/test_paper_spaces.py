@@ -134,6 +134,12 @@ def test_the_ten_pairs_of_multipliers_are_those_printed() -> None:
     assert pairs == printed
 
 
+def test_what_a_mapping_of_an_axis_sets_is_told_apart() -> None:
+    """Else the table of a sweep would take the ten pairs for ten seeds of one setting."""
+    assert planned("004_table5").varied == ["method.base_lambda_m", "method.base_lambda_v", "method.budget", "seed"]
+    assert planned("001_table1").varied == ["model", "retrain", "retrain.epochs", "seed"]
+
+
 def test_plans_of_the_published_networks_are_used() -> None:
     trials = planned("001_table2").trials
     used = {(trial.spec.model.name, trial.point["target.plan"]) for trial in trials}

@@ -53,3 +53,25 @@ def test_a_failed_stage_takes_its_trials_with_it_and_no_others() -> None:
     assert len(lost) == 6
     rest = [job for wave in drain(queue) for job in wave]
     assert {job.spec.seed for job in rest} == {1 - first.spec.seed}
+
+
+def test_a_job_whose_worker_died_is_tried_again_but_not_for_ever() -> None:
+    queue = JobQueue(remaining_jobs(planned(), set(), lambda name, key: False))
+    job = queue.take()
+    assert job is not None
+    for _ in range(2):
+        assert queue.again(job)
+        assert queue.take() == job
+    assert not queue.again(job)
+
+
+def test_the_queue_is_not_exhausted_while_something_may_come_back() -> None:
+    this = planned()
+    last = {trial.trial_id for trial in this.trials} - {this.trials[0].trial_id}
+    queue = JobQueue(remaining_jobs(this, last, lambda name, key: True))
+    job = queue.take()
+    assert job is not None
+    assert queue.take() is None
+    assert not queue.exhausted
+    queue.finished(job.key)
+    assert queue.exhausted

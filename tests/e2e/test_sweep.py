@@ -161,7 +161,7 @@ def test_a_killed_driver_loses_nothing(finished: Path, tmp_path: Path) -> None:
     try:
         deadline = time.monotonic() + 120
         while len(records(tmp_path)) < 4 and time.monotonic() < deadline:
-            time.sleep(0.05)
+            time.sleep(0.02)
     finally:
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
@@ -215,12 +215,15 @@ def workers_of(driver: int) -> list[int]:
 def test_an_interrupt_stops_cleanly_and_says_how_to_resume(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(SPACE)
     driver = start(tmp_path)
+    held = tmp_path / "runs/small/.driver"
     deadline = time.monotonic() + 120
-    while not records(tmp_path) and time.monotonic() < deadline:
+    while not (held.exists() and held.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
     second = subprocess.run(command("run", "small.yaml"), cwd=tmp_path, capture_output=True, text=True)
     assert second.returncode == 2
     assert f"pid {driver.pid}" in second.stderr
+    while not records(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.02)
     driver.send_signal(signal.SIGINT)
     said, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130, said

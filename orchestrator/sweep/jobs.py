@@ -78,10 +78,6 @@ class JobQueue:
         self._deaths: dict[str, int] = {}
 
     @property
-    def waiting(self) -> int:
-        return len(self._waiting)
-
-    @property
     def exhausted(self) -> bool:
         """Nothing waits, and nothing runs that might come back."""
         return not self._waiting and not self._running

@@ -50,11 +50,6 @@ def once(workspace: Workspace, name: str, key: str, compute: Callable[[], StageO
     return output, False
 
 
-def is_there(folder: Path) -> bool:
-    """The stage has an entry (which `read` will still check)."""
-    return (folder / "stage.json").exists()
-
-
 def read(folder: Path) -> StageOutput | None:
     """A stage's output, or None where it is missing or damaged."""
     try:

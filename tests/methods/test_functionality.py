@@ -10,6 +10,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from torch.nn import functional as F
+from weight_tasks import task_of
 
 from orchestrator.methods import METHODS
 from orchestrator.methods.base import PruneTask
@@ -23,8 +24,6 @@ from orchestrator.methods.one_shot.activation_maximisation import (
 )
 from orchestrator.methods.one_shot.functionality import Functionality, WrongClusters, contribution_index, removed
 from orchestrator.methods.one_shot.functionality_transition import functionality_transition
-from orchestrator.spec.trial import Target
-from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.groups import channel_groups
 from orchestrator.surgery.selecting import ChannelSelection
 
@@ -47,24 +46,10 @@ def chain(filters: int = 6, *, norm: bool = False, inplace: bool = False) -> nn.
 
 
 def task(model: nn.Module, example: Tensor = EXAMPLE, **target: object) -> PruneTask:
-    groups = channel_groups(model, example)
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(6, *example.shape[1:], generator=generator, dtype=example.dtype)
     batches = [(images[:4], torch.tensor([0, 1, 2, 0])), (images[4:], torch.tensor([2, 1]))]
-    return PruneTask(
-        target=Target(**{"quantity": "channels", **target}),
-        groups=groups,
-        costs=Costs(model, example, groups),
-        calibration=lambda: batches,
-        loss=F.cross_entropy,
-        training_size=6,
-        generator=torch.Generator().manual_seed(0),
-        example=example,
-        training=lambda: iter(batches),
-        validation=lambda: iter(batches),
-        held_out=lambda: iter(batches),
-        dense=lambda: model,
-    )
+    return task_of(model, batches, size=6, **{"quantity": "channels", **target})
 
 
 class Linear(nn.Module):

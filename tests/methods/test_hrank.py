@@ -5,13 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from weight_tasks import task_of
 
 from orchestrator.methods.base import PruneTask
 from orchestrator.methods.one_shot.hrank import HRank, map_ranks
-from orchestrator.spec.trial import Target
-from orchestrator.surgery.costs import Costs
-from orchestrator.surgery.groups import channel_groups
 from orchestrator.surgery.selecting import ChannelSelection
 
 torch.set_num_threads(1)
@@ -25,22 +22,7 @@ def of_rank(rank: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def task(model: nn.Module, batches: list[tuple[Tensor, Tensor]], **target: object) -> PruneTask:
-    example = torch.zeros_like(batches[0][0][:1])
-    groups = channel_groups(model, example)
-    return PruneTask(
-        target=Target(**{"quantity": "channels", **target}),
-        groups=groups,
-        costs=Costs(model, example, groups),
-        calibration=lambda: batches,
-        loss=F.cross_entropy,
-        training_size=4,
-        generator=torch.Generator().manual_seed(0),
-        example=example,
-        training=lambda: iter(batches),
-        validation=lambda: iter(batches),
-        held_out=lambda: iter(batches),
-        dense=lambda: model,
-    )
+    return task_of(model, batches, size=4, **{"quantity": "channels", **target})
 
 
 def passing_on(channels: int) -> nn.Sequential:

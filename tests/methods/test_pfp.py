@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from weight_tasks import task_of
 
 from orchestrator.methods.base import PruneTask
 from orchestrator.methods.one_shot.pfp import (
@@ -22,9 +23,6 @@ from orchestrator.methods.one_shot.pfp import (
     sample_size,
     samples,
 )
-from orchestrator.spec.trial import Target
-from orchestrator.surgery.costs import Costs
-from orchestrator.surgery.groups import channel_groups
 from orchestrator.surgery.selecting import ChannelSelection
 
 torch.set_num_threads(1)
@@ -32,23 +30,8 @@ DELTA = 1e-16
 
 
 def task(model: nn.Module, images: Tensor, **target: object) -> PruneTask:
-    example = torch.zeros_like(images[:1])
-    groups = channel_groups(model, example)
     batches = [(part, torch.zeros(len(part))) for part in images.split(3)]
-    return PruneTask(
-        target=Target(**{"quantity": "macs", "sparsity": 0.5, **target}),
-        groups=groups,
-        costs=Costs(model, example, groups),
-        calibration=lambda: batches,
-        loss=F.cross_entropy,
-        training_size=4,
-        generator=torch.Generator().manual_seed(0),
-        example=example,
-        training=lambda: iter(batches),
-        validation=lambda: iter(batches),
-        held_out=lambda: iter(batches),
-        dense=lambda: model,
-    )
+    return task_of(model, batches, size=4, **{"quantity": "macs", "sparsity": 0.5, **target})
 
 
 def small(weight: list[list[float]]) -> nn.Linear:

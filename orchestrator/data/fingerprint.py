@@ -41,8 +41,7 @@ def fingerprint(path: Path) -> str:
 def identity(name: str, params: Mapping[str, object]) -> dict[str, Any]:
     """The values that decide which images a data set has: its name, parameters other than defaults, and files.
 
-    A set with a required ``path`` is known by the fingerprint of what lies there. One whose ``path`` has a default is a
-    published set: its name says what it holds, before and after it is downloaded.
+    The user's own files (see `own_path`) are known by their fingerprint.
     """
     defaults = {p.name: p.default for p in DATA.describe(name).parameters}
     kept = {
@@ -51,9 +50,19 @@ def identity(name: str, params: Mapping[str, object]) -> dict[str, Any]:
         if key not in ("path", "download") and not (key in defaults and value == defaults[key])
     }
     found: dict[str, Any] = {"name": name, "params": kept}
-    if "path" in params and defaults.get("path", ...) is ...:
-        found["fingerprint"] = fingerprint(Path(str(params["path"])))
+    path = own_path(name, params)
+    if path is not None:
+        found["fingerprint"] = fingerprint(path)
     return found
+
+
+def own_path(name: str, params: Mapping[str, object]) -> Path | None:
+    """Where a data set of the user's own lies, absolute: that of a set whose ``path`` is required.
+
+    None for a published set: its name says what it holds, wherever it lies, before and after it is downloaded.
+    """
+    required = any(p.name == "path" and p.default is ... for p in DATA.describe(name).parameters)
+    return Path(str(params["path"])).expanduser().resolve() if required else None
 
 
 def _files(path: Path) -> Iterator[tuple[bytes, Path]]:
@@ -86,4 +95,4 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-__all__ = ["UnreadableData", "fingerprint", "identity"]
+__all__ = ["UnreadableData", "fingerprint", "identity", "own_path"]

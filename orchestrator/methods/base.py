@@ -72,6 +72,13 @@ class Method:
     """Its scores look at images; worth keeping for the trials that share them."""
     paper: ClassVar[str] = ""
     task_loss_weight: ClassVar[float] = 1.0
+    gradient_clip: ClassVar[float | None] = None
+    """Largest l2 norm of the gradients of one step of the sparse training, over the network and `extra_parameters`
+    together; longer ones are shortened to it."""
+    training_state: ClassVar[tuple[str, ...] | None] = None
+    """Dotted names of the attributes that its sparse training changes, beside the network: tensors, lists of tensors,
+    modules, optimizers, generators, or plain JSON. A training that was interrupted goes on with them. None: it starts
+    over."""
 
     def held_out(self) -> float:
         """Share of the training images that the network's weights must not see, for the method's own use."""
@@ -132,9 +139,9 @@ class Ranking(Method):
         if task.target.sparsity is None and task.target.kept is None:
             keep = self.keep(scores)
             return select_kept(keep, task.groups, task.costs, quantity=task.target.quantity)
-        scope = task.target.scope or self.default_scope
+        scope, kept, layers = task.target.scope or self.default_scope, task.target.kept, task.target.layers
         if task.target.quantity == "weights":
-            return select_weights(scores, sparsity=task.target.sparsity, scope=scope, kept=task.target.kept)
+            return select_weights(scores, sparsity=task.target.sparsity, scope=scope, kept=kept, layers=layers)
         return select_channels(
             scores,
             task.groups,
@@ -142,8 +149,20 @@ class Ranking(Method):
             quantity=task.target.quantity,
             sparsity=task.target.sparsity,
             scope=scope,
-            kept=task.target.kept,
+            kept=kept,
+            layers=layers,
         )
+
+
+def first_images(batches: Sequence[tuple[Tensor, Tensor]], count: int) -> list[tuple[Tensor, Tensor]]:
+    """The batches' first ``count`` images with their labels, or all there are."""
+    taken: list[tuple[Tensor, Tensor]] = []
+    for inputs, targets in batches:
+        left = count - sum(len(labels) for _, labels in taken)
+        if left <= 0:
+            break
+        taken.append((inputs[:left], targets[:left]))
+    return taken
 
 
 def prunable_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -178,6 +197,14 @@ def per_unit(values: Tensor, channels: Channels) -> Tensor:
     if all(len(unit) == 1 for unit in channels):
         return values[torch.tensor([unit[0] for unit in channels], device=values.device)]
     return torch.stack([values[torch.tensor(unit, device=values.device)].sum() for unit in channels])
+
+
+def unit_of_channel(channels: Channels, width: int) -> Tensor:
+    """The unit of each of a layer's channels; one past the last unit for channels of other groups. Shape (width,)."""
+    units = torch.full((width,), len(channels))
+    for unit, members in enumerate(channels):
+        units[list(members)] = unit
+    return units
 
 
 def filter_norms(model: nn.Module, group: ChannelGroup, power: int) -> Tensor:

@@ -86,6 +86,8 @@ class TrialResult(BaseModel):
     """The share of the target quantity that was really removed."""
     note: str | None = None
     """What a reader of the numbers must know, e.g. that the target was met only as near as one filter allows."""
+    stopped_at: float | None = None
+    """Of a stopped trial, the share of its retraining that was done; the reason is in the note."""
     layers: list[LayerRow] = Field(default_factory=list)
     analysis: dict[str, Any] = Field(default_factory=dict)
     """What was pruned, as plain JSON: the scores' histogram, the overlap with magnitude, what the method adds."""

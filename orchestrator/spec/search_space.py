@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from orchestrator.spec.errors import SpecError, first_problem, join, shown
+from orchestrator.spec.stopper import Stopper, stopper_from
 from orchestrator.spec.trial import Value
 
 
@@ -19,10 +20,15 @@ class Range(Value):
     """Numbers from low to high. Grids need `step` or `grid` (a number of points); random searches draw from it."""
 
     low: float | int
+    """The first value; a range of whole numbers has whole `low`, `high` and `step`."""
     high: float | int
+    """The last value."""
     step: float | int | None = None
+    """From one value to the next; None: every value between, for searches that draw."""
     log: bool = False
+    """Values are spread evenly by their logarithm."""
     grid: int | None = Field(default=None, ge=2)
+    """Points that a grid takes, both ends among them, in place of a step."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Range:
@@ -58,8 +64,27 @@ class Range(Value):
             return None
         if self.whole:
             return sorted({round(v) for v in values})
-        # Twelve digits: 0.1 + 2 x 0.1 is 0.3 to a user, and must hash as 0.3.
-        return [float(f"{v:.12g}") for v in values]
+        return [rounded(v) for v in values]
+
+    def every(self) -> list[float | int] | None:
+        """Every value that a search may draw, or None where there is no end of them."""
+        if self.step is not None:
+            return self.points()
+        return list(range(int(self.low), int(self.high) + 1)) if self.whole and not self.log else None
+
+    def holds(self, value: Any) -> bool:
+        """The value is one that may be drawn."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        if self.whole and value != int(value):
+            return False
+        steps = (value - self.low) / self.step if self.step is not None else 0.0
+        return abs(steps - round(steps)) < 1e-8
+
+
+def rounded(value: float) -> float:
+    """Twelve digits: 0.1 + 2 x 0.1 is 0.3 to a user, and must hash as 0.3."""
+    return float(f"{value:.12g}")
 
 
 Axis = list[Any] | Range
@@ -70,7 +95,9 @@ class Arm(Value):
     """A part of the search space: overrides of the base, and axes of its own."""
 
     name: str | None = None
+    """What tables call it; None: its method's name."""
     axes: dict[str, Axis] = Field(default_factory=dict)
+    """Axes of this arm alone, beside the shared ones; the same path takes a shared axis's place."""
     overrides: dict[str, Any] = Field(default_factory=dict)
 
     @property
@@ -84,30 +111,51 @@ class Search(Value):
     """How points are taken from the axes; `trials` where the search draws them."""
 
     name: str = "grid"
+    """The search."""
     trials: int | None = Field(default=None, ge=1)
+    """Points to draw, for searches that draw."""
     seed: int = 0
+    """Of the draws; the trials' own seeds are an axis."""
+    blocks: int | None = Field(default=None, ge=2)
+    """Of a `sobol` design over k axes: blocks of 2 k + 2 points each, a power of 2."""
+    trajectories: int | None = Field(default=None, ge=2)
+    """Of a `morris` design over k axes: trajectories of k + 1 points each."""
+    warm_start: list[str] = Field(default_factory=list)
+    """Other sweeps of the store; those of their trials that lie in this space are known to an adaptive search."""
 
 
 class Resources(Value):
     """What one trial holds while it runs."""
 
     cpus: float = Field(default=1, gt=0)
+    """CPU cores, and as many arithmetic threads."""
     gpus: float = Field(default=0, ge=0)
+    """GPUs; a fraction lets several trials share one."""
 
 
 class SearchSpace(Value):
     """One question, the trials that may answer it, and how to look."""
 
     name: str
+    """The sweep's name, and its folder's: letters, digits, `.`, `_` and `-`."""
     question: str | None = None
+    """What the sweep is to answer; tables and the report repeat it."""
     base: dict[str, Any] = Field(default_factory=dict)
+    """What all trials have in common: the sections below."""
     axes: dict[str, Axis] = Field(default_factory=dict)
+    """What varies in every arm: dotted paths (`target.sparsity`), each with a list of values or a range."""
     arms: list[Arm] = Field(default_factory=list)
+    """Parts of the space with overrides of the base and axes of their own, usually one a method."""
     search: Search = Search()
+    """How points are taken from the axes: a bare name, or a mapping."""
     objectives: dict[str, Literal["max", "min"]] = Field(default={"accuracy": "max"})
+    """Metrics and the direction in which they are better; the first one ranks."""
     constraints: dict[str, str] = Field(default_factory=dict)
-    stopper: None = None
+    """Metrics and what they must keep to, such as `"<= 12"`."""
+    stopper: SerializeAsAny[Stopper] | None = None
+    """What ends weak trials early: a bare name, or a mapping."""
     resources: Resources = Resources()
+    """What one trial holds while it runs."""
 
     @field_validator("name")
     @classmethod
@@ -122,8 +170,7 @@ class SearchSpace(Value):
     @classmethod
     def _comparisons(cls, constraints: dict[str, str]) -> dict[str, str]:
         for text in constraints.values():
-            if not re.fullmatch(r"\s*(<=|>=|<|>)\s*[0-9.eE+-]+\s*", text):
-                raise ValueError(f"must be a comparison such as '<= 12', found {shown(text)}")
+            comparison(text)
         return constraints
 
     @classmethod
@@ -134,6 +181,8 @@ class SearchSpace(Value):
         raw = dict(raw)
         if isinstance(raw.get("search"), str):
             raw["search"] = {"name": raw["search"]}
+        if raw.get("stopper") is not None:
+            raw["stopper"] = stopper_from(raw["stopper"])
         if isinstance(raw.get("arms"), list):
             raw["arms"] = [_arm(arm, join("arms", i)) for i, arm in enumerate(raw["arms"])]
         _check_axes(raw.get("axes", {}), "axes")
@@ -159,6 +208,14 @@ class SearchSpace(Value):
         for dotted, value in (settings or {}).items():
             raw = with_setting(raw, dotted, value)
         return cls.parse(raw)
+
+
+def comparison(text: str) -> tuple[str, float]:
+    """Sign and bound of a constraint: ``"<= 12"`` is ``("<=", 12.0)``; raises ValueError with the text."""
+    found = re.fullmatch(r"\s*(<=|>=|<|>)\s*([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*", text)
+    if found is None:
+        raise ValueError(f"must be a comparison such as '<= 12', found {shown(text)}")
+    return found[1], float(found[2])
 
 
 _KINDS = frozenset({"Range", "list[any]"})

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 KEY_VERSION = 1
 """Part of every id and key. It is raised when the same specification would give different numbers; old results then
@@ -38,15 +38,23 @@ class Baseline(Value):
     """How the dense network is trained: SGD under a step, cosine or CLR schedule."""
 
     epochs: int = Field(default=160, ge=0)
+    """Passes over the training images."""
     lr: float = Field(default=0.1, gt=0)
+    """The highest learning rate of the schedule."""
     schedule: Literal["step", "cosine", "clr"] = "step"
+    """How the rate falls: in steps, along half a cosine, or in one cycle with a warm-up."""
     milestones: list[float] = Field(default=[0.5, 0.75])
     """`step`: shares of the epochs after which the rate is multiplied by `gamma`."""
     gamma: float = Field(default=0.1, gt=0, le=1)
+    """`step`: what the rate is multiplied by at a milestone."""
     batch_size: int = Field(default=64, ge=1)
+    """Images of one optimizer step."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD."""
     weight_decay: float = Field(default=1e-4, ge=0)
+    """Added to the gradient: this times the weight."""
     nesterov: bool = False
+    """Nesterov's momentum instead of the plain one."""
     optimizer: Literal["sgd", "adam"] = "sgd"
     """Adam takes the schedule's rates; its own first moment stands for the momentum."""
 
@@ -63,18 +71,39 @@ class Target(Value):
     """What to remove: a share of a quantity, or exact kept counts for every layer."""
 
     quantity: Literal["channels", "weights", "params", "macs"] = "macs"
+    """What is counted; `weights` removes single weights, the others whole channels."""
     sparsity: float | None = Field(default=None, ge=0, lt=1)
+    """The share of the quantity to remove."""
     scope: Literal["global", "uniform"] | None = None
     """`global`: one ranking over all layers; `uniform`: the same share of every layer; None: as the method prefers."""
     kept: dict[str, int] | list[int] | None = None
     """Kept counts by layer, or of every prunable layer in order."""
+    layers: list[str | int] | None = None
+    """Only these layers are pruned, by name or by index among the prunable ones in order; the sparsity is a share of
+    what they carry. None: all of them."""
     steps: list[float] | None = None
     """Iterative pruning: sparsities to pass on the way, retraining after each, e.g. 0.5, 0.75, 0.875 before 0.9."""
+
+    @field_validator("layers")
+    @classmethod
+    def _different_layers(cls, layers: list[str | int] | None) -> list[str | int] | None:
+        if layers == []:
+            raise ValueError("must name at least one layer, found []")
+        for i, layer in enumerate(layers or []):
+            if layer in (layers or [])[:i]:
+                raise ValueError(f"names {layer!r} twice")
+            if isinstance(layer, int) and layer < 0:
+                raise ValueError(f"layers are counted from 0, found {layer}")
+        return layers
 
     @model_validator(mode="after")
     def _consistent(self) -> Target:
         if self.sparsity is not None and self.kept is not None:
             raise ValueError("give either sparsity or kept, found both")
+        if self.layers is not None and self.sparsity is None:
+            raise ValueError(f"layers need a sparsity, which is missing; found layers {self.layers}")
+        if self.layers is not None and self.steps is not None:
+            raise ValueError(f"give either layers or steps, found both: {self.layers} and {self.steps}")
         if self.steps is not None:
             way = [0.0, *self.steps, self.sparsity if self.sparsity is not None else 0.0]
             if not self.steps or any(a >= b for a, b in pairwise(way)):
@@ -95,11 +124,15 @@ class Retrain(Value):
     """A retraining schedule and its budget. What is None is as in the dense training."""
 
     name: str
+    """The schedule."""
     epochs: int = Field(default=40, ge=0)
+    """Its budget in passes over the training images; the two from scratch train longer, by rules of their own."""
     step_epochs: int | None = Field(default=None, ge=0)
     """Epochs after each step of iterative pruning but the last; None: as many as after the last."""
     batch_size: int | None = Field(default=None, ge=1)
+    """Images of one optimizer step."""
     weight_decay: float | None = Field(default=None, ge=0)
+    """Weight decay while retraining."""
     params: Mapping[str, Any] = Field(default_factory=dict)
 
 

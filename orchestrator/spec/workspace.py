@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from orchestrator.spec.errors import SpecError
 
 
 @dataclass(frozen=True)
@@ -33,3 +36,10 @@ class Workspace:
 
     def stage_folder(self, stage: str, key: str) -> Path:
         return self.out / "cache" / stage / key
+
+
+def store_folder(out: str | Path) -> Path:
+    """The store as a folder of this machine; raises :class:`SpecError` for what is none, such as ``s3://bucket``."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+]+:/", str(out)):
+        raise SpecError("--out", f"must be a folder (on a cluster, one that every machine sees), found {str(out)!r}")
+    return Path(out).expanduser()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -74,6 +75,28 @@ class Costs:
     def dense(self, quantity: Quantity) -> int:
         """The quantity with nothing removed."""
         return self.measure(quantity, self.dense_counts)
+
+    def of_groups(self, chosen: Sequence[int]) -> Costs:
+        """The costs of some groups, by index, as if nothing else could go: with none of their units left they are 0.
+
+        So a quantity is what the layers of these groups carry, together with what other layers spend on reading them.
+        """
+        part = copy.copy(self)
+        others = self.dense_counts.copy()
+        others[list(chosen)] = 0
+        part.names = [self.names[g] for g in chosen]
+        part._index = {name: i for i, name in enumerate(part.names)}
+        part.dense_counts = self.dense_counts[list(chosen)]
+        part._channels_per_unit = self._channels_per_unit[list(chosen)]
+        part._made = self._made + self._made_per_unit @ others
+        part._read = self._read + self._reads_per_unit @ others
+        part._made_per_unit = self._made_per_unit[:, list(chosen)]
+        part._reads_per_unit = self._reads_per_unit[:, list(chosen)]
+        nothing = np.zeros_like(part.dense_counts)
+        part._other_params -= part.measure("params", nothing)
+        part._other_weights -= part.measure("weights", nothing)
+        part._other_macs -= part.measure("macs", nothing)
+        return part
 
     def counts(self, kept: Mapping[str, int]) -> Counts:
         """Units kept, in the order of the groups."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from orchestrator.spec.errors import nearest
 from orchestrator.surgery.costs import Costs, Counts, Quantity
 from orchestrator.surgery.groups import ChannelGroup
+from orchestrator.surgery.naming import Layers, groups_of, tensors_of
 
 Scope = Literal["global", "uniform"]
 KeptCounts = Mapping[str, int] | Sequence[int]
@@ -77,15 +78,20 @@ def select_channels(
     sparsity: float | None = None,
     scope: Scope | None = None,
     kept: KeptCounts | None = None,
+    layers: Layers | None = None,
 ) -> ChannelSelection:
     """Keep the units with the highest scores, until ``sparsity`` of the dense ``quantity`` is removed.
 
     ``scores``: for each group a tensor of shape (size,). ``global`` (the default) ranks the units of all groups
     together; ``uniform`` removes the same share of every group's units; ``kept`` states the units to keep of each
-    group, by name or in the order of the groups, instead of a sparsity. Every group keeps at least one unit. Ties go by
-    the order of groups and units: the first is removed first. Raises :class:`CannotMeetTarget`,
-    :class:`UnusableScores`, :class:`UnusableCounts`.
+    group, by name or in the order of the groups, instead of a sparsity. With ``layers`` (names, or indices of groups)
+    only the groups that these layers make are touched, and the quantity is theirs: see :meth:`Costs.of_groups`. Every
+    group keeps at least one unit. Ties go by the order of groups and units: the first is removed first. Raises
+    :class:`CannotMeetTarget`, :class:`UnusableScores`, :class:`UnusableCounts`, :class:`NotPrunable`.
     """
+    if layers is not None:
+        chosen = groups_of(layers, groups)
+        groups, costs = [groups[g] for g in chosen], costs.of_groups(chosen)
     arrays = [_checked(scores, group.name, (group.size,)).double().cpu().numpy() for group in groups]
     dense = costs.dense(quantity)
     if kept is not None:
@@ -113,13 +119,17 @@ def select_weights(
     sparsity: float | None = None,
     scope: Scope | None = None,
     kept: KeptCounts | None = None,
+    layers: Layers | None = None,
 ) -> WeightSelection:
     """Keep the weights with the highest scores; exactly round(sparsity * weights) go.
 
     ``scores``: for each parameter to prune a tensor of its shape. ``global`` (the default) ranks all weights together,
-    ``uniform`` each tensor's by themselves; ``kept`` states how many stay in each tensor, by name or in order. Every
-    tensor keeps at least one weight. Ties: the first is removed first. Raises like :func:`select_channels`.
+    ``uniform`` each tensor's by themselves; ``kept`` states how many stay in each tensor, by name or in order. With
+    ``layers`` (names, or indices of tensors) the other tensors stay whole and are not counted. Every tensor keeps at
+    least one weight. Ties: the first is removed first. Raises like :func:`select_channels`.
     """
+    if layers is not None:
+        scores = {name: scores[name] for name in tensors_of(layers, list(scores))}
     flat = {name: _checked(scores, name, None).detach().float().reshape(-1) for name in scores}
     numels = {name: values.numel() for name, values in flat.items()}
     total = sum(numels.values())

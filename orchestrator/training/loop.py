@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from orchestrator.data.images import ImageData, Split, batches
 from orchestrator.spec.result import EpochRow
+from orchestrator.training.checkpoint import Checkpoint
+from orchestrator.training.resuming import Progress
 from orchestrator.training.schedule import Schedule
 
 
@@ -36,6 +38,12 @@ class Companion(Protocol):
     @property
     def task_loss_weight(self) -> float: ...
 
+    @property
+    def gradient_clip(self) -> float | None: ...
+
+    @property
+    def training_state(self) -> tuple[str, ...] | None: ...
+
     def extra_parameters(self) -> Sequence[dict[str, Any]]: ...
 
     def penalty(self, model: nn.Module, batch: Batch) -> Tensor | None: ...
@@ -46,7 +54,8 @@ class Companion(Protocol):
 
 
 Report = Callable[[EpochRow, int], None]
-"""Called after every epoch with its row and the number of epochs of the stage."""
+"""Called after every epoch with its row and the number of epochs of the stage; by a training that goes on from a
+checkpoint first with the rows of the epochs before."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +82,12 @@ def train(
     generator: torch.Generator,
     report: Report,
     companion: Companion | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[EpochRow]:
     """Train in place and return a row an epoch.
 
-    Inside an epoch nothing waits for the device; the loss is looked at once, at its end.
+    Inside an epoch nothing waits for the device; the loss is looked at once, at its end. With a ``checkpoint`` it goes
+    on where an earlier call was interrupted, to the same result; not so with a companion whose state cannot be saved.
 
     Raises:
         Diverged: the mean loss of an epoch is not finite.
@@ -89,9 +100,19 @@ def train(
     optimizer = _optimizer(model, recipe, extra)
     scales = [group.pop("lr_scale", 1.0) for group in optimizer.param_groups]
     fixed = [group.pop("fixed_lr", False) for group in optimizer.param_groups]
-    rows: list[EpochRow] = []
-    step = 0
-    for epoch in range(schedule.epochs):
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    progress = None
+    state = companion.training_state if companion else ()
+    if checkpoint is not None and state is not None:
+        device = data.train.labels.device.type
+        checkpoint = checkpoint.narrowed(stage=stage, epochs=schedule.epochs, steps=schedule.steps, device=device)
+        progress = Progress(checkpoint, model, optimizer, generator, companion, state)
+    done = progress.restore() if progress else None
+    rows = [EpochRow.model_validate(row) for row in done["rows"]] if done else []
+    for row in rows:
+        report(row, schedule.epochs)
+    step = done["step"] if done else 0
+    for epoch in range(len(rows), schedule.epochs):
         started = time.perf_counter()
         model.train()
         total_loss = torch.zeros((), device=data.train.labels.device)
@@ -117,6 +138,8 @@ def train(
                     objective = objective + penalty
             optimizer.zero_grad(set_to_none=True)
             objective.backward()  # type: ignore[no-untyped-call]
+            if companion is not None and companion.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(trained, companion.gradient_clip)
             optimizer.step()
             if companion is not None:
                 companion.after_step(model)
@@ -138,6 +161,8 @@ def train(
             seconds=time.perf_counter() - started,
         )
         rows.append(row)
+        if progress is not None and len(rows) < schedule.epochs:
+            progress.save({"step": step, "rows": [row.model_dump() for row in rows]})
         report(row, schedule.epochs)
     return rows
 

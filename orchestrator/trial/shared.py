@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +19,7 @@ from orchestrator.spec.result import EpochRow
 from orchestrator.surgery.cutting import apply_weight_masks, cut
 from orchestrator.surgery.masks import WeightMasks
 from orchestrator.surgery.selecting import ChannelSelection, Selection, WeightSelection
+from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.loop import Batch, Recipe, accuracy, steps_per_epoch, train
 from orchestrator.training.rng import generator_for
 from orchestrator.trial.analysing import analyse
@@ -26,14 +30,15 @@ from orchestrator.trial.stages import StageOutput, once, state_of
 def baseline(context: Context) -> tuple[StageOutput, bool]:
     """The dense network: weights, and its accuracy on the test set (measured here, once)."""
 
-    def compute() -> StageOutput:
+    def compute(checkpoint: Checkpoint) -> StageOutput:
         started = time.perf_counter()
         model = context.fresh_model()
         generator = generator_for(context.spec.seed, "baseline")
         rows = train(
-            model, context.data, context.dense_recipe(), stage="baseline", generator=generator, report=context.report
-        )
-        seconds = time.perf_counter() - started
+            model, context.data, context.dense_recipe(), stage="baseline", generator=generator, report=context.report,
+            checkpoint=checkpoint,
+        )  # fmt: skip
+        seconds = spent(started, rows)
         top1, top5 = accuracy(model, context.data.test, context.data)
         return StageOutput(state_of(model), rows, seconds, {"accuracy": top1, "top5_accuracy": top5})
 
@@ -45,7 +50,7 @@ def sparse_training(context: Context) -> tuple[StageOutput, bool]:
     method = context.method()
     spec = context.spec
 
-    def compute() -> StageOutput:
+    def compute(checkpoint: Checkpoint) -> StageOutput:
         dense, _ = baseline(context)
         started = time.perf_counter()
         model = context.fresh_model()
@@ -59,11 +64,11 @@ def sparse_training(context: Context) -> tuple[StageOutput, bool]:
         generator = generator_for(spec.seed, "sparse_training")
         rows = train(
             model, data, recipe, stage="sparse_training", generator=generator, report=context.report,
-            companion=method,
+            companion=method, checkpoint=checkpoint,
         )  # fmt: skip
         scores = method.scores(model, task)
         method.finish(model)
-        seconds = time.perf_counter() - started
+        seconds = spent(started, rows)
         tensors = {f"model/{name}": tensor for name, tensor in state_of(model).items()}
         return StageOutput(tensors | _score_tensors(scores), rows, seconds)
 
@@ -74,7 +79,7 @@ def sparse_training(context: Context) -> tuple[StageOutput, bool]:
 def importance(context: Context) -> tuple[StageOutput, bool]:
     """The scores of the dense network's channels or weights."""
 
-    def compute() -> StageOutput:
+    def compute(checkpoint: Checkpoint) -> StageOutput:
         dense, _ = baseline(context)
         started = time.perf_counter()
         model = context.fresh_model()
@@ -91,12 +96,12 @@ def step(context: Context) -> tuple[StageOutput, bool]:
     ``context.spec`` is that of the step (`TrialSpec.at_step`); the steps before it are stages of their own.
     """
 
-    def compute() -> StageOutput:
+    def compute(checkpoint: Checkpoint) -> StageOutput:
         started = time.perf_counter()
         pruned = prune(context)
-        network, rows = retrain(context, pruned)
+        network, rows = retrain(context, pruned, checkpoint)
         facts: dict[str, Any] = {"kept": pruned.kept}
-        return StageOutput(state_of(network), rows, time.perf_counter() - started, facts)
+        return StageOutput(state_of(network), rows, spent(started, rows), facts)
 
     return once(context.workspace, "step", context.spec.step_key, compute)
 
@@ -171,7 +176,9 @@ def prune(context: Context) -> Pruned:
     return Pruned(dense, pruned, selection, kept, trained.facts, rows, seconds, reused, task, scores, analysis)
 
 
-def retrain(context: Context, pruned: Pruned, macs_ratio: float = 1.0) -> tuple[nn.Module, list[EpochRow]]:
+def retrain(
+    context: Context, pruned: Pruned, checkpoint: Checkpoint, macs_ratio: float = 1.0
+) -> tuple[nn.Module, list[EpochRow]]:
     """Retrain a pruned network by the trial's schedule; removed weights stay removed."""
     spec, data, network = context.spec, context.data, pruned.network
     batch_size = spec.retrain.batch_size or spec.baseline.batch_size
@@ -198,14 +205,22 @@ def retrain(context: Context, pruned: Pruned, macs_ratio: float = 1.0) -> tuple[
         generator=generator_for(spec.seed, "retrain"),
         report=context.report,
         companion=mask,
+        checkpoint=checkpoint.narrowed(pruned=_fingerprint(pruned)),
     )
     return network, rows
+
+
+def spent(started: float, rows: Sequence[EpochRow]) -> float:
+    """Seconds since ``started``, or those of all epochs where some were trained before an interruption."""
+    return max(time.perf_counter() - started, sum(row.seconds for row in rows))
 
 
 class FixedMask:
     """Keeps removed weights at zero while the others are retrained."""
 
     task_loss_weight = 1.0
+    gradient_clip = None
+    training_state = ()
 
     def __init__(self, masks: WeightMasks) -> None:
         self._masks = masks
@@ -240,6 +255,16 @@ def _for_step(
     left = task.costs.dense(target.quantity)
     share = max(0.0, 1 - (1 - target.sparsity) * whole / left)
     return scores, replace(task, target=target.model_copy(update={"sparsity": share}))
+
+
+def _fingerprint(pruned: Pruned) -> str:
+    """What was kept: a checkpoint of another choice of the same size must not be taken for this one's."""
+    digest = hashlib.sha256(json.dumps(pruned.kept).encode())
+    if isinstance(pruned.selection, WeightSelection):
+        for name, mask in pruned.selection.masks.items():
+            digest.update(name.encode())
+            digest.update(mask.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _cut_again(context: Context, kept: dict[str, list[int]] | None) -> nn.Module:

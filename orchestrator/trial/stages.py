@@ -20,6 +20,9 @@ from torch import Tensor
 
 from orchestrator.spec.result import EpochRow
 from orchestrator.spec.workspace import Workspace
+from orchestrator.training.checkpoint import Checkpoint
+from orchestrator.training.loop import Diverged
+from orchestrator.trial.provenance import commit, versions
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,13 @@ class StageOutput:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def once(workspace: Workspace, name: str, key: str, compute: Callable[[], StageOutput]) -> tuple[StageOutput, bool]:
+def once(
+    workspace: Workspace, name: str, key: str, compute: Callable[[Checkpoint], StageOutput]
+) -> tuple[StageOutput, bool]:
     """The output of a stage, and whether it was there already; computed by one process, once.
 
-    A damaged entry (its checksum does not hold) is computed again.
+    A damaged entry (its checksum does not hold) is computed again. ``compute`` is given a checkpoint for its training,
+    beside the folder of the output (``.<key>-checkpoint``), which is removed with the stage's end.
     """
     folder = workspace.stage_folder(name, key)
     found = read(folder)
@@ -45,9 +51,25 @@ def once(workspace: Workspace, name: str, key: str, compute: Callable[[], StageO
         found = read(folder)
         if found is not None:
             return found, True
-        output = compute()
-        _write(folder, output)
+        with training_checkpoint(folder.with_name(f".{folder.name}-checkpoint")) as checkpoint:
+            output = compute(checkpoint)
+            _write(folder, output)
     return output, False
+
+
+@contextmanager
+def training_checkpoint(folder: Path) -> Iterator[Checkpoint]:
+    """A checkpoint that goes when its training's result is safe; where something breaks, it stays for the next try.
+
+    A training that diverged would only do so again.
+    """
+    checkpoint = Checkpoint(folder, {"commit": commit(), "versions": versions()})
+    try:
+        yield checkpoint
+    except Diverged:
+        checkpoint.remove()
+        raise
+    checkpoint.remove()
 
 
 def read(folder: Path) -> StageOutput | None:

@@ -9,7 +9,9 @@ import torch
 from torch.nn import functional as F
 from weight_tasks import step_of, task_of
 
-from orchestrator.methods.learned.bar import BAR, budget_factor, progress, stretched, unit_areas
+from orchestrator.methods import METHODS
+from orchestrator.methods.learned.activation_volume import budget_factor, progress, unit_areas
+from orchestrator.methods.learned.bar import BAR, stretched
 from orchestrator.methods.learned.planned import NoBudget
 from orchestrator.surgery.selecting import ChannelSelection
 from orchestrator.testing.networks import network
@@ -116,3 +118,15 @@ def test_the_volume_is_brought_to_the_budget_and_held() -> None:
     assert sum(len(units) for units in selection.kept.values()) == kept
     method.finish(model)
     torch.testing.assert_close(model(BATCHES[0][0]), before, atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_are_clipped_to_5() -> None:
+    """Those of the weights by the loop, those of the gates by the method: Adam's moments tell what it was given."""
+    assert METHODS.describe("bar").attributes["gradient_clip"] == BAR.gradient_clip == 5
+    model = network("chain")
+    method = BAR()
+    method.prepare(model, task_of(model, BATCHES, quantity="macs", sparsity=0.5))
+    (1e6 * method._gates.values.sum()).backward()
+    method.after_step(model)
+    (state,) = method._optimizer.state.values()
+    assert float(state["exp_avg"].norm()) == pytest.approx(0.1 * 5, rel=1e-4)

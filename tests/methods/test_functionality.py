@@ -22,7 +22,9 @@ from orchestrator.methods.one_shot.activation_maximisation import (
     filter_site,
     shared_start,
 )
-from orchestrator.methods.one_shot.functionality import Functionality, WrongClusters, contribution_index, removed
+from orchestrator.methods.one_shot.contribution import contribution_index
+from orchestrator.methods.one_shot.filter_clusters import WrongClusters, removed
+from orchestrator.methods.one_shot.functionality import Functionality
 from orchestrator.methods.one_shot.functionality_transition import functionality_transition
 from orchestrator.surgery.groups import channel_groups
 from orchestrator.surgery.selecting import ChannelSelection

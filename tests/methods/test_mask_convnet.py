@@ -139,7 +139,7 @@ def test_the_size_of_stated_counts_is_the_goal() -> None:
     model = network("chain")
     method, task, _ = prepared(model, target={"quantity": "macs", "kept": {"conv1": 6, "conv2": 4}})
     assert planned_counts(task).tolist() == [6, 4, 20]
-    assert method._goals["macs"] == pytest.approx(
+    assert method._controller.goals["macs"] == pytest.approx(
         1 - task.costs.macs({"conv1": 6, "conv2": 4}) / task.costs.dense("macs")
     )
-    assert not math.isnan(method._goals["macs"])
+    assert not math.isnan(method._controller.goals["macs"])

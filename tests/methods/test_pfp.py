@@ -13,13 +13,12 @@ from torch.nn import functional as F
 from weight_tasks import task_of
 
 from orchestrator.methods.base import PruneTask
-from orchestrator.methods.one_shot.pfp import (
-    PFP,
+from orchestrator.methods.one_shot.input_sensitivity import input_sensitivity
+from orchestrator.methods.one_shot.pfp import PFP, held_out
+from orchestrator.methods.one_shot.sensitivity_bounds import (
     error_constant,
     errors_kept_to,
     expected_distinct,
-    held_out,
-    input_sensitivity,
     sample_size,
     samples,
 )

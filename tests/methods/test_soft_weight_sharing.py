@@ -8,7 +8,7 @@ from torch import nn
 from weight_tasks import step_of, task_of
 
 from orchestrator.methods.learned.mixture import Mixture, divergence, log_joint, merge, negative_log_likelihood
-from orchestrator.methods.learned.soft_weight_sharing import SoftWeightSharing
+from orchestrator.methods.learned.soft_weight_sharing import NothingLeft, SoftWeightSharing
 from orchestrator.training.loop import Batch
 
 
@@ -104,7 +104,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = Batch(torch.zeros(1, 8), torch.tensor([0]), torch.zeros(1, 8))
     gradients = []
     for size in (2**18, 10):
-        monkeypatch.setattr("orchestrator.methods.learned.soft_weight_sharing._CHUNK", size)
+        monkeypatch.setattr("orchestrator.methods.learned.mixture._CHUNK", size)
         method = SoftWeightSharing()
         method.prepare(model, task_of(model, [(batch.inputs, batch.targets)]))
         penalty = method.penalty(model, batch)
@@ -139,3 +139,11 @@ def test_after_training_weights_are_few_values_and_zeros() -> None:
     assert isinstance(norm, nn.BatchNorm2d)
     torch.testing.assert_close(norm.running_mean, made.mean((0, 2, 3)))
     assert norm.momentum == 0.1
+
+
+def test_an_empty_network_is_refused() -> None:
+    scores = {"one": torch.tensor([-1.0, -2.0]), "two": torch.tensor([[-0.5]])}
+    with pytest.raises(NothingLeft, match="all 3 weights for zeros: train longer"):
+        SoftWeightSharing().keep(scores)
+    scores["two"] = torch.tensor([[0.5]])
+    assert [mask.tolist() for mask in SoftWeightSharing().keep(scores).values()] == [[False, False], [[True]]]

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator.methods.gates import UnitGates, closing_sites, gate_sites
+from orchestrator.methods.gates import gate_sites
+from orchestrator.methods.unit_gates import UnitGates, closing_sites
 from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.cutting import cut
 from orchestrator.surgery.groups import channel_groups

@@ -101,6 +101,12 @@ def test_exact_counts(tmp_path: Path) -> None:
     assert result.note is None
 
 
+def test_emptied_layers_are_noted(tmp_path: Path) -> None:
+    kept = {"conv1_1.weight": 1}
+    result = trial(tmp_path, method="magnitude", target={"quantity": "weights", "kept": kept})
+    assert result.note == "no more than one weight is left in conv1_1.weight"
+
+
 def test_what_cannot_be_met_is_said(tmp_path: Path) -> None:
     result = run_trial(resolve({**SMALL, "target": {"sparsity": 0.99999}}), Workspace(tmp_path, "s"))
     assert result.status == "failed"

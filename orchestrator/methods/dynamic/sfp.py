@@ -28,6 +28,7 @@ class SoftFilterPruning(Ranking):
     """Epochs of the sparse training; None: as many as the dense training has."""
     trains: ClassVar[bool] = True
     trains_for_target: ClassVar[bool] = True
+    training_state: ClassVar[tuple[str, ...]] = ()
     default_scope: ClassVar[Scope] = "uniform"
     paper: ClassVar[str] = "001, section 1.4"
 

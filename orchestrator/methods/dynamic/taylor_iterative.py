@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from orchestrator.methods.base import Channels, PruneTask, Ranking, Scores
-from orchestrator.methods.gates import gate_sites
+from orchestrator.methods.base import PruneTask, Ranking, Scores
+from orchestrator.methods.gates import SharedGate
 from orchestrator.plugins import Count, OpenShare, Positive, Share
 from orchestrator.spec.trial import Target
 from orchestrator.surgery.groups import ChannelGroup
@@ -54,7 +53,7 @@ class TaylorIterative(Ranking):
 
     def prepare(self, model: nn.Module, task: PruneTask) -> None:
         self._task = task
-        self._gates = {group.name: _Gate.on(model, group) for group in task.groups}
+        self._gates = {group.name: SharedGate.on(model, group) for group in task.groups}
         window = int(task.steps * self.pruning_share) or min(task.steps, 1)
         count = min(self.events, window)
         self._event_steps = [window * event // count for event in range(1, count + 1)]
@@ -105,65 +104,6 @@ class TaylorIterative(Ranking):
             gate.values.zero_()
             gate.values[list(selection.kept[name])] = 1
             gate.values.requires_grad_(share < 1)
-
-
-@dataclass
-class _Gate:
-    """One factor a unit, on the outputs of all layers that share the units."""
-
-    values: Tensor
-    sites: list[tuple[str, Channels]]
-    handles: list[RemovableHandle]
-
-    @classmethod
-    def on(cls, model: nn.Module, group: ChannelGroup) -> _Gate:
-        sites = gate_sites(model, group)
-        values = model.get_submodule(sites[0][0]).get_parameter("weight").new_ones(group.size)
-        gate = cls(values.requires_grad_(), sites, [])
-        for layer, channels in sites:
-            module = model.get_submodule(layer)
-            width = len(module.get_parameter("weight"))
-            gate.handles.append(module.register_forward_hook(_Factors(values, *_spread(channels, values), width)))
-        return gate
-
-    def score(self) -> Tensor:
-        """(z dL/dz)^2 of the last backward pass, divided by the number of layers. Shape (units,)."""
-        assert self.values.grad is not None
-        return (self.values.detach() * self.values.grad).square() / len(self.sites)
-
-    def fold(self, model: nn.Module) -> None:
-        """Multiply into the layers' weights and biases and go; the network computes what it did."""
-        for layer, channels in self.sites:
-            module = model.get_submodule(layer)
-            weight, bias = module.get_parameter("weight"), module.bias
-            factors = _Factors(self.values, *_spread(channels, self.values), len(weight)).factors()
-            weight.mul_(factors.view(-1, *[1] * (weight.dim() - 1)))
-            if isinstance(bias, Tensor):
-                bias.mul_(factors)
-        for handle in self.handles:
-            handle.remove()
-
-
-@dataclass
-class _Factors:
-    values: Tensor
-    channels: Tensor
-    units: Tensor
-    width: int
-
-    def factors(self) -> Tensor:
-        """One factor a channel of the layer; 1 for channels of other groups."""
-        return self.values.new_ones(self.width).index_copy(0, self.channels, self.values[self.units])
-
-    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return output * self.factors().view(1, -1, *[1] * (output.dim() - 2))
-
-
-def _spread(channels: Channels, values: Tensor) -> tuple[Tensor, Tensor]:
-    """A layer's channels of a group, and the unit of each."""
-    pairs = [(channel, unit) for unit, members in enumerate(channels) for channel in members]
-    index = torch.tensor(pairs, device=values.device)
-    return index[:, 0], index[:, 1]
 
 
 def _part_of(target: Target, groups: Sequence[ChannelGroup], share: float) -> Target:

@@ -3,45 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores, filters
-from orchestrator.methods.gates import UnitGates
+from orchestrator.methods.base import PruneTask, Ranking, Scores
+from orchestrator.methods.learned.activation_volume import budget_factor, progress, unit_areas
 from orchestrator.methods.learned.planned import planned_counts
+from orchestrator.methods.unit_gates import UnitGates
 from orchestrator.plugins import Count, NonNegative, OpenShare, Positive
-from orchestrator.surgery.groups import ChannelGroup
 from orchestrator.surgery.selecting import Scope
 from orchestrator.training.loop import Batch, autocast
 
 _BETA, _GAMMA, _ZETA = 0.667, -0.1, 1.1
 _SLACK = 1.01
-_SLOPE = 10.0
 _DISTILLED = 0.9
-_CEILING = 1e10
-_CLIP = 5.0
 
 
 def stretched(s: Tensor) -> Tensor:
     """s (zeta - gamma) + gamma: a gate before it is clipped to [0, 1]."""
     return s * (_ZETA - _GAMMA) + _GAMMA
-
-
-def budget_factor(volume: Tensor, floor: float, budget: float) -> Tensor:
-    """f = r^2 / (1 - r) of r = (volume - floor) / (budget - floor); 0 below the floor, 1e10 from the budget on."""
-    r = ((volume - floor) / (budget - floor)).clamp(min=0)
-    return torch.where(r < 1, r.square() / (1 - r).clamp(min=1e-12), _CEILING).clamp(max=_CEILING)
-
-
-def progress(share: float) -> float:
-    """A sigmoid of slope 10 that goes from 0 at the training's start to 1 at its end."""
-    first, now = (1 / (1 + math.exp(_SLOPE * (0.5 - x))) for x in (0.0, min(share, 1.0)))
-    return (now - first) / (1 - 2 * first)
 
 
 @dataclass
@@ -57,10 +42,10 @@ class BAR(Ranking):
     without a sparsity in the target, those above 0 stay.
 
     Differs from the paper: the budget is the volume of the network that meets the target with the same share of every
-    group gone, unless ``volume`` states one; the gates have Adam and gradients clipped by themselves, the weights have
-    the dense training's optimizer, where the code has Adam at 1e-3 and clips (a network without batch-norm may need a
-    lower rate); channels that several layers share have one gate, weighed by
-    the area of all their maps; there is no mixed-connectivity block.
+    group gone, unless ``volume`` states one; the gates have Adam, the weights the dense training's optimizer, where
+    the code has Adam at 1e-3 for both; gradients of gates and weights are clipped to a norm of 5 each by themselves,
+    where the code clips them as one; channels that several layers share have one gate, weighed by the area of all
+    their maps; there is no mixed-connectivity block.
     """
 
     penalty_weight: NonNegative = 1e-5
@@ -78,6 +63,8 @@ class BAR(Ranking):
     finds_sparsity: ClassVar[bool] = True
     default_scope: ClassVar[Scope] = "global"
     task_loss_weight: ClassVar[float] = 0.1
+    gradient_clip: ClassVar[float] = 5.0
+    training_state: ClassVar[tuple[str, ...]] = ("_gates.values", "_optimizer", "_noise", "_step")
     paper: ClassVar[str] = "004, section 3.3"
 
     def prepare(self, model: nn.Module, task: PruneTask) -> None:
@@ -103,7 +90,7 @@ class BAR(Ranking):
         return _DISTILLED * distilled + multiplier * (self._areas * alive).sum()
 
     def after_step(self, model: nn.Module) -> None:
-        nn.utils.clip_grad_norm_([self._gates.values], _CLIP)
+        nn.utils.clip_grad_norm_([self._gates.values], self.gradient_clip)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._step += 1
@@ -140,25 +127,3 @@ class BAR(Ranking):
         areas = torch.split(self._areas, [group.size for group in task.groups])
         counts = planned_counts(task)
         return sum(float(own[0]) * int(count) for own, count in zip(areas, counts, strict=True))
-
-
-@torch.no_grad()
-def unit_areas(model: nn.Module, groups: Sequence[ChannelGroup], example: Tensor) -> Tensor:
-    """Positions of the maps that convolutions and linear layers make of every unit. Shape (units of all groups,)."""
-    makers = [[(name, len(channels[0])) for name, _, channels in filters(group, model)] for group in groups]
-    positions: dict[str, int] = {}
-
-    def note(name: str) -> Any:
-        return lambda module, inputs, output: positions.update({name: output[0, 0].numel()})
-
-    handles = [model.get_submodule(name).register_forward_hook(note(name)) for own in makers for name, _ in own]
-    training = {module: module.training for module in model.modules()}
-    model.eval()(example)
-    for module, mode in training.items():
-        module.training = mode
-    for handle in handles:
-        handle.remove()
-    areas = [sum(positions[name] * each for name, each in own) for own in makers]
-    return torch.cat([torch.full((group.size,), float(area)) for group, area in zip(groups, areas, strict=True)]).to(
-        example.device
-    )

@@ -5,20 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores
-from orchestrator.methods.learned.extra_losses import ExtraLosses, watch
+from orchestrator.methods.base import PruneTask, Ranking, Scores, first_images
+from orchestrator.methods.learned.extra_losses import ExtraLosses
+from orchestrator.methods.learned.layer_losses import layer_losses
 from orchestrator.methods.learned.planned import planned_counts
 from orchestrator.methods.learned.readers import Readers
 from orchestrator.plugins import Count, Natural, NonNegative, Positive
 from orchestrator.surgery.selecting import Scope
-from orchestrator.training.loop import Batch, autocast
+from orchestrator.training.loop import Batch
 
 _MOMENTUM, _DECAY = 0.9, 1e-4
 
@@ -58,6 +57,7 @@ class DCP(Ranking):
     """Epochs of the training with extra losses; None: as many as the dense training has."""
     trains: ClassVar[bool] = True
     trains_for_target: ClassVar[bool] = True
+    training_state: ClassVar[tuple[str, ...]] = ("_extra.heads",)
     starts_from: ClassVar[Literal["scratch", "baseline"]] = "baseline"
     finds_sparsity: ClassVar[bool] = True
     default_scope: ClassVar[Scope] = "uniform"
@@ -79,7 +79,7 @@ class DCP(Ranking):
         training = model.training
         model.eval()
         pruned = copy.deepcopy(model).requires_grad_(False)
-        images = list(task.training()) if self.images is None else _first(task.calibration(), self.images)
+        images = list(task.training()) if self.images is None else first_images(task.calibration(), self.images)
         stated = task.target.sparsity is not None or task.target.kept is not None
         counts = planned_counts(task).tolist() if stated else [None] * len(task.groups)
         found: dict[str, Tensor] = {}
@@ -88,7 +88,9 @@ class DCP(Ranking):
             readers = Readers(pruned, group)
             found[group.name] = torch.zeros(group.size)
             if readers.layers:
-                losses = self._losses(model, pruned, readers, images, task)
+                losses = layer_losses(
+                    model, pruned, list(readers.layers), images, self._extra, task.loss, self.discrimination
+                )
                 found[group.name] = self._add_channels(readers, losses, count)
                 trained.append(readers)
         for readers in trained:
@@ -102,31 +104,6 @@ class DCP(Ranking):
     def finish(self, model: nn.Module) -> None:
         self._extra.detach()
         del self._extra
-
-    def _losses(
-        self,
-        model: nn.Module,
-        pruned: nn.Module,
-        readers: Readers,
-        images: Sequence[tuple[Tensor, Tensor]],
-        task: PruneTask,
-    ) -> list[Callable[[], Tensor]]:
-        """L of every batch, as functions of the pruned network as it stands when they are called."""
-        names = list(readers.layers)
-        with torch.no_grad():
-            wanted = [_outputs(model, inputs, names)[1] for inputs, _ in images]
-        behind = self._extra.next_behind(names)
-
-        def loss(index: int) -> Tensor:
-            inputs, targets = images[index]
-            logits, found = _outputs(pruned, inputs, names if behind is None else [*names, behind[0]])
-            distances = [F.mse_loss(found[name].float(), wanted[index][name].float()) for name in names]
-            if behind is not None:
-                site, head = behind
-                logits = head(found[site].float())
-            return torch.stack(distances).sum() + self.discrimination * task.loss(logits, targets)
-
-        return [partial(loss, index) for index in range(len(images))]
 
     def _add_channels(self, readers: Readers, losses: list[Callable[[], Tensor]], count: int | None) -> Tensor:
         """Select a group's units and train what reads them; scores of units.
@@ -157,25 +134,3 @@ class DCP(Ranking):
 def enough(losses: Sequence[float], tolerance: float) -> bool:
     """DCP-Adapt's rule: the last round changed the loss by at most ``tolerance`` of its first value."""
     return len(losses) > 1 and abs(losses[-2] - losses[-1]) <= tolerance * losses[0]
-
-
-def _first(batches: Sequence[tuple[Tensor, Tensor]], count: int) -> list[tuple[Tensor, Tensor]]:
-    """The batches' first ``count`` images."""
-    taken: list[tuple[Tensor, Tensor]] = []
-    for inputs, targets in batches:
-        left = count - sum(len(t) for _, t in taken)
-        if left <= 0:
-            break
-        taken.append((inputs[:left], targets[:left]))
-    return taken
-
-
-def _outputs(model: nn.Module, inputs: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The network's logits, and what some of its layers put out."""
-    seen: dict[str, Tensor] = {}
-    handles = watch(model, layers, seen)
-    with autocast(inputs.device):
-        logits = model(inputs)
-    for handle in handles:
-        handle.remove()
-    return logits, seen

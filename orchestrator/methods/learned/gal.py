@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orchestrator.methods.base import PruneTask, Ranking, Scores
-from orchestrator.methods.gates import UnitGates
+from orchestrator.methods.learned.fista import fista, momenta
+from orchestrator.methods.unit_gates import UnitGates
 from orchestrator.plugins import Count, NonNegative, Positive
 from orchestrator.surgery.selecting import Scope
 from orchestrator.training.loop import Batch, autocast
@@ -44,19 +45,6 @@ def _verdict(scores: Tensor, truth: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(scores, torch.full_like(scores, truth))
 
 
-@torch.no_grad()
-def fista(gates: Tensor, before: Tensor, gradient: Tensor, *, momentum: float, rate: float, weight: float) -> Tensor:
-    """One proximal update: max(0, soft(y - rate * gradient, rate * weight)), y = gates + momentum (gates - before)."""
-    moved = gates + momentum * (gates - before) - rate * gradient
-    return (moved - rate * weight).clamp(min=0)
-
-
-def momenta(a: float) -> tuple[float, float]:
-    """FISTA's factor (a - 1) / a' and its next a' = (1 + sqrt(1 + 4 a^2)) / 2."""
-    following = (1 + (1 + 4 * a * a) ** 0.5) / 2
-    return (a - 1) / following, following
-
-
 @dataclass
 class GAL(Ranking):
     """Gates on the channels are learned without labels: the gated network has to fool a discriminator of logits.
@@ -67,14 +55,16 @@ class GAL(Ranking):
     them by that step's gradient, which holds lambda sign(m) beside the proximal step's own lambda, as in the authors'
     code. Scores are the gates: without a sparsity in the target, those above 0 stay.
 
-    Differs from the paper: gates are those of channels, since a cut keeps every residual block; channels that several
-    layers share have one gate; the teacher is in evaluation mode, where the code leaves it on batch statistics; the
-    last epoch is used, not the one of best test accuracy; the weights have the dense training's rate and decay, while
-    ``lr`` falls to a tenth after 30, 60 and 90 % of the steps.
+    Differs from the paper: there are no gates on residual blocks or branches, only on channels, since our cut keeps a
+    unit of every group: a block can become narrow, but not go; channels that several layers share have one gate; the
+    teacher is in evaluation mode, where the code leaves it on batch statistics; the last epoch is used, not the one of
+    best test accuracy; the weights have the dense training's rate and decay, while ``lr`` falls to a tenth after 30, 60
+    and 90 % of the steps.
     """
 
     penalty_weight: NonNegative = 0.05
-    """lambda: 0.05 or 0.1 for VGG-16, 0.01 for DenseNet-40, 0.6 or 0.8 for the blocks of ResNet-56."""
+    """lambda: 0.05 or 0.1 for VGG-16, 0.01 for DenseNet-40, 0.6 or 0.8 for the blocks of ResNet-56,
+    which are no channels."""
     mu: NonNegative = 0.1
     """Weight of the distance between logits: 0.1, or 1 for ResNet-56."""
     fista_interval: Count = 200
@@ -87,6 +77,9 @@ class GAL(Ranking):
     finds_sparsity: ClassVar[bool] = True
     default_scope: ClassVar[Scope] = "global"
     task_loss_weight: ClassVar[float] = 0.0
+    training_state: ClassVar[tuple[str, ...]] = (
+        "_gates.values", "_before", "_a", "_discriminator", "_optimizer", "_step"
+    )  # fmt: skip
     paper: ClassVar[str] = "comparators, section 1"
 
     def prepare(self, model: nn.Module, task: PruneTask) -> None:

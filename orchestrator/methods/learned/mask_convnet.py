@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.methods.base import PruneTask, Ranking, Scores
-from orchestrator.methods.gates import UnitGates
-from orchestrator.methods.learned.planned import planned_counts
+from orchestrator.methods.learned.controller import Controller
+from orchestrator.methods.unit_gates import UnitGates
 from orchestrator.plugins import Count, NonNegative, OpenShare, Share
 from orchestrator.surgery.costs import Counts, Quantity
 from orchestrator.surgery.selecting import Scope
@@ -80,12 +80,12 @@ class MaskConvNet(Ranking):
     """Epochs of the sparse training; None: as many as the dense training has."""
     trains: ClassVar[bool] = True
     trains_for_target: ClassVar[bool] = True
+    training_state: ClassVar[tuple[str, ...]] = ("_gates.values", "_controller.multipliers", "_step")
     finds_sparsity: ClassVar[bool] = True
     default_scope: ClassVar[Scope] = "global"
     paper: ClassVar[str] = "004, section 2.1"
 
     def prepare(self, model: nn.Module, task: PruneTask) -> None:
-        self._task = task
         units = sum(group.size for group in task.groups)
         start = _START - self.spread * torch.rand(units, generator=task.generator)
         self._gates = UnitGates(model, task.groups, task.example, start, lambda v, training: hard_sigmoid(v))
@@ -95,27 +95,17 @@ class MaskConvNet(Ranking):
         self._every = max(1, min(self.interval, task.steps // 1000))
         self._step = 0
         self._first_step = round(self.warm_up * task.steps)
-        self._lambda_m = self._lambda_v = 0.0
-        lambda_m_macs = self.base_lambda_m if self.base_lambda_m_macs is None else self.base_lambda_m_macs
-        lambda_v_macs = self.base_lambda_v if self.base_lambda_v_macs is None else self.base_lambda_v_macs
-        quantity = task.target.quantity if self.metric == "target" else self.metric
-        assert quantity != "weights"
-        bases: dict[Quantity, tuple[float, float]]
-        if quantity == "both":
-            bases = {"params": (self.base_lambda_m, self.base_lambda_v), "macs": (lambda_m_macs, lambda_v_macs)}
-        else:
-            bases = {quantity: (self.base_lambda_m, self.base_lambda_v)}
-        self._bases = bases
-        self._goals = {quantity: self._goal(quantity) for quantity in bases}
+        self._controller = Controller(task, self._bases(task), self.budget)
 
     def penalty(self, model: nn.Module, batch: Batch) -> Tensor | None:
         past = self._step - self._first_step
         if past >= 0 and past % self._every == 0:
-            self._steer()
-        if self._lambda_m == 0 and self._lambda_v == 0:
+            self._controller.look(self._live_counts())
+        lambda_m, lambda_v = self._controller.multipliers
+        if lambda_m == 0 and lambda_v == 0:
             return None
         v = self._gates.values
-        return self._push * (self._lambda_m * hard_sigmoid(v).mean() + self._lambda_v * second_term(v, self.l_v))
+        return self._push * (lambda_m * hard_sigmoid(v).mean() + lambda_v * second_term(v, self.l_v))
 
     def after_step(self, model: nn.Module) -> None:
         self._optimizer.step()
@@ -124,7 +114,7 @@ class MaskConvNet(Ranking):
 
     def sparsity(self, quantity: Quantity) -> float:
         """Share of a quantity that goes with the masks that are 0 now."""
-        return self._removed(quantity, self._live_counts())
+        return self._controller.removed(quantity, self._live_counts())
 
     @torch.no_grad()
     def scores(self, model: nn.Module, task: PruneTask) -> Scores:
@@ -135,26 +125,17 @@ class MaskConvNet(Ranking):
 
     def finish(self, model: nn.Module) -> None:
         self._gates.fold(model)
-        del self._gates, self._optimizer, self._task
+        del self._gates, self._optimizer, self._controller
 
-    def _goal(self, quantity: Quantity) -> float:
-        target = self._task.target
-        if target.sparsity is not None:
-            return target.sparsity
-        return self._removed(quantity, planned_counts(self._task)) if target.kept is not None else self.budget
-
-    def _steer(self) -> None:
-        counts = self._live_counts()
-        self._lambda_m = self._lambda_v = 0.0
-        for quantity, (base_m, base_v) in self._bases.items():
-            goal = self._goals[quantity]
-            gap = max(0.0, (goal - self._removed(quantity, counts)) / goal) if goal else 0.0
-            self._lambda_m += base_m * gap
-            self._lambda_v += base_v * gap
-
-    def _removed(self, quantity: Quantity, counts: Counts) -> float:
-        costs = self._task.costs
-        return 1 - costs.measure(quantity, counts) / costs.dense(quantity)
+    def _bases(self, task: PruneTask) -> dict[Quantity, tuple[float, float]]:
+        """The multipliers at an empty budget, for every quantity that is measured."""
+        own = (self.base_lambda_m, self.base_lambda_v)
+        if self.metric == "both":
+            m, v = self.base_lambda_m_macs, self.base_lambda_v_macs
+            return {"params": own, "macs": (own[0] if m is None else m, own[1] if v is None else v)}
+        quantity = task.target.quantity if self.metric == "target" else self.metric
+        assert quantity != "weights"
+        return {quantity: own}
 
     @torch.no_grad()
     def _live_counts(self) -> Counts:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 _MERGING_PASSES = 3
+_CHUNK = 2**18
 
 
 def log_joint(weights: Tensor, means: Tensor, variances: Tensor, shares: Tensor) -> Tensor:
@@ -67,6 +70,19 @@ class Mixture:
     @property
     def zero(self) -> int:
         return int(self.means.abs().argmin())
+
+    def cost(self, tensors: Iterable[Tensor]) -> Tensor:
+        """The negative log likelihood of all tensors, a scalar; differentiable."""
+        tensors = list(tensors)
+        chunks = [chunk for tensor in tensors for chunk in torch.split(tensor.flatten(), _CHUNK)]
+        if len(chunks) == len(tensors):
+            costs = [negative_log_likelihood(chunk, *self.parts) for chunk in chunks]
+        else:  # millions of weights times 16 components do not fit into memory for the backward pass
+            costs = [
+                checkpoint(negative_log_likelihood, chunk, *self.parts, use_reentrant=False, preserve_rng_state=False)
+                for chunk in chunks
+            ]
+        return torch.stack(costs).sum()
 
     def log_odds(self, weights: Tensor) -> Tensor:
         """Of the likeliest component with a mean of its own against the zeros'. Shape of the weights."""

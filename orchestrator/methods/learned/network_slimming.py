@@ -34,6 +34,7 @@ class NetworkSlimming(Ranking):
     sparse_epochs: Count | None = None
     """Epochs of the sparse training; None: as many as the dense training has."""
     trains: ClassVar[bool] = True
+    training_state: ClassVar[tuple[str, ...]] = ("_inserted",)
     default_scope: ClassVar[Scope] = "global"
     paper: ClassVar[str] = "004, section 3.1"
 
@@ -52,10 +53,10 @@ class NetworkSlimming(Ranking):
                     self._gates.append(gate)
                     scales.append((gate.values, channels))
             self._scales[group.name] = scales
+        self._inserted = [gate.values for gate in self._gates]
 
     def extra_parameters(self) -> Sequence[dict[str, Any]]:
-        values = [gate.values for gate in self._gates]
-        return [{"params": values, "weight_decay": 0.0}] if values else []
+        return [{"params": self._inserted, "weight_decay": 0.0}] if self._inserted else []
 
     def penalty(self, model: nn.Module, batch: Batch) -> Tensor | None:
         parts = [scale.abs().sum() for scales in self._scales.values() for scale, _ in scales]
@@ -71,5 +72,4 @@ class NetworkSlimming(Ranking):
     def finish(self, model: nn.Module) -> None:
         for gate in self._gates:
             fold(model, gate)
-        self._gates = []
-        self._scales = {}
+        self._gates, self._inserted, self._scales = [], [], {}

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from orchestrator.methods.base import unit_of_channel
 from orchestrator.surgery.groups import ChannelGroup
 
 Reader = nn.Conv2d | nn.Linear
@@ -27,7 +28,8 @@ class Readers:
             layer = model.get_submodule(member.layer)
             if member.axis == "in" and isinstance(layer, Reader):
                 self.layers[member.layer] = layer
-                self._units.append(_unit_of_channel(layer, member.channels))
+                read = layer.weight.shape[1] * _filter_groups(layer)
+                self._units.append(unit_of_channel(member.channels, read).to(layer.weight.device))
         self._before = [layer.weight.detach().clone() for layer in self.layers.values()]
         self.chosen = torch.zeros(group.size, dtype=torch.bool, device=_device(self._before))
         self._parameters = [p for layer in self.layers.values() for p in layer.parameters()]
@@ -111,14 +113,6 @@ class Readers:
 
 def _filter_groups(layer: Reader) -> int:
     return layer.groups if isinstance(layer, nn.Conv2d) else 1
-
-
-def _unit_of_channel(layer: Reader, channels: tuple[tuple[int, ...], ...]) -> Tensor:
-    """The unit each input channel belongs to; one past the last unit for channels of other groups."""
-    units = torch.full((layer.weight.shape[1] * _filter_groups(layer),), len(channels))
-    for unit, members in enumerate(channels):
-        units[list(members)] = unit
-    return units.to(layer.weight.device)
 
 
 def _device(tensors: list[Tensor]) -> torch.device:

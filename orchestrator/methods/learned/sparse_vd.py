@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from orchestrator.methods.base import PruneTask, Ranking, Scores
-from orchestrator.methods.effective import EffectiveWeight
+from orchestrator.methods.learned.noisy_layer import NoisyLayer, divergence
 from orchestrator.plugins import Count, Positive, Share
 from orchestrator.surgery.selecting import Scope
 from orchestrator.training.loop import Batch
-
-_LIMIT = 8.0
-"""log alpha is clipped to this on both sides."""
-_TINY = 1e-8
-_KL = (0.63576, 1.87320, 1.48695)
 
 
 @dataclass
@@ -56,20 +50,29 @@ class SparseVariationalDropout(Ranking):
     granularities: ClassVar[tuple[str, ...]] = ("weights",)
     default_scope: ClassVar[Scope] = "global"
     trains: ClassVar[bool] = True
+    training_state: ClassVar[tuple[str, ...]] = ("_variances", "_optimizer", "_generator", "_step")
     finds_sparsity: ClassVar[bool] = True
     paper: ClassVar[str] = "comparators, section 4"
 
     def prepare(self, model: nn.Module, task: PruneTask) -> None:
         device = next(model.parameters()).device
-        generator = torch.Generator(device=device)
-        generator.manual_seed(int(torch.randint(2**62, (), generator=task.generator)))
+        self._generator = torch.Generator(device=device)
+        self._generator.manual_seed(int(torch.randint(2**62, (), generator=task.generator)))
         self._noisy = [
-            NoisyLayer(f"{name}.weight" if name else "weight", layer, self, generator)
+            NoisyLayer(
+                f"{name}.weight" if name else "weight",
+                layer,
+                self._generator,
+                start=self.start,
+                threshold=self.threshold,
+                train_clip=self.train_clip,
+            )
             for name, layer in model.named_modules()
             if isinstance(layer, nn.Conv2d | nn.Linear)
         ]
         rate = self.lr or min(max(1e-3, 20 / max(task.steps, 1)), 0.1)
-        self._optimizer = torch.optim.Adam([part.log_variance for part in self._noisy], lr=rate)
+        self._variances = [part.log_variance for part in self._noisy]
+        self._optimizer = torch.optim.Adam(self._variances, lr=rate)
         self._training_size = task.training_size
         self._steps = task.steps
         self._step = 0
@@ -97,56 +100,5 @@ class SparseVariationalDropout(Ranking):
     def finish(self, model: nn.Module) -> None:
         for part in self._noisy:
             part.remove()
-        self._noisy = []
-        del self._optimizer
-
-
-def divergence(log_alpha: Tensor) -> Tensor:
-    """KL of each weight's posterior from the log-uniform prior, up to a constant: the authors' approximation."""
-    k1, k2, k3 = _KL
-    return k1 - k1 * torch.sigmoid(k2 + k3 * log_alpha) + 0.5 * F.softplus(-log_alpha)
-
-
-class NoisyLayer:
-    """A layer with noise on its output in training, and without the weights past the threshold in evaluation."""
-
-    def __init__(
-        self, name: str, layer: nn.Conv2d | nn.Linear, method: SparseVariationalDropout, generator: torch.Generator
-    ) -> None:
-        self.name = name
-        self._layer = layer
-        self._method = method
-        self._generator = generator
-        self.log_variance = torch.full_like(layer.weight, method.start, requires_grad=True)
-        self._swap = EffectiveWeight(layer, self._mean)
-        self._handle = layer.register_forward_hook(self._with_noise)
-
-    def log_alpha(self) -> Tensor:
-        """log of the noise's variance over the squared weight, clipped. Shape of the weight."""
-        weight = self._layer.get_parameter("weight")
-        return (self.log_variance - torch.log(weight.square() + _TINY)).clamp(-_LIMIT, _LIMIT)
-
-    def variance(self, inputs: Tensor) -> Tensor:
-        """Variance of every element of the output. Shape of the output."""
-        weight = self._layer.get_parameter("weight")
-        spread = self.log_alpha().exp() * weight.square()
-        if isinstance(self._layer, nn.Linear):
-            return F.linear(inputs.square(), spread)
-        variance: Tensor = self._layer._conv_forward(inputs.square(), spread, None)
-        return variance
-
-    def remove(self) -> None:
-        self._swap.remove()
-        self._handle.remove()
-
-    def _mean(self, weight: Tensor) -> Tensor:
-        if self._layer.training and not self._method.train_clip:
-            return weight
-        return weight * (self.log_alpha().detach() < self._method.threshold)
-
-    def _with_noise(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        if not module.training:
-            return output
-        variance = self.variance(inputs[0])
-        noise = torch.empty_like(variance).normal_(generator=self._generator)
-        return output + torch.sqrt(variance + _TINY) * noise
+        self._noisy, self._variances = [], []
+        del self._optimizer, self._generator

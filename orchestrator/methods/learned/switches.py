@@ -9,18 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from orchestrator.methods.base import Channels, filters, per_unit
+from orchestrator.methods.base import filters, per_unit, unit_of_channel
 from orchestrator.methods.effective import EffectiveWeight, straight_through
 from orchestrator.methods.gates import gate_sites
 from orchestrator.surgery.groups import ChannelGroup
-
-
-def _unit_of_channel(site: nn.Module, channels: Channels) -> Tensor:
-    weight = site.get_parameter("weight")
-    units = torch.full((len(weight),), len(channels))
-    for unit, members in enumerate(channels):
-        units[list(members)] = unit
-    return units.to(weight.device)
 
 
 class WeightSwitch:
@@ -61,7 +53,8 @@ class FilterSwitch:
         self._handles: list[RemovableHandle] = []
         for name, channels in gate_sites(model, group):
             site = model.get_submodule(name)
-            self._handles.append(site.register_forward_hook(_Gating(self, _unit_of_channel(site, channels))))
+            units = unit_of_channel(channels, len(site.get_parameter("weight"))).to(self.m.device)
+            self._handles.append(site.register_forward_hook(_Gating(self, units)))
 
     def task_term(self, gradients: list[Tensor]) -> Tensor:
         moved = [g * w.sign() for g, w in zip(gradients, self.weights, strict=True)]

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores, per_unit
+from orchestrator.methods.base import PruneTask, Ranking, Scores
 from orchestrator.methods.one_shot.activation_maximisation import (
     centroids,
     cluster,
     filter_patterns,
-    filter_site,
     shared_start,
 )
+from orchestrator.methods.one_shot.contribution import contribution_index
+from orchestrator.methods.one_shot.filter_clusters import above_mean, cluster_counts, removed
 from orchestrator.methods.one_shot.functionality_transition import functionality_transition
 from orchestrator.plugins import Count, Positive
-from orchestrator.surgery.groups import ChannelGroup
 from orchestrator.surgery.selecting import ChannelSelection, Scope, Selection
 
-PRINTED_CLUSTERS = {
-    "conv1_1": 15, "conv1_2": 17, "conv2_1": 20, "conv2_2": 31, "conv3_1": 26, "conv3_2": 24, "conv3_3": 14,
-    "conv4_1": 27, "conv4_2": 28, "conv4_3": 38, "conv5_1": 46, "conv5_2": 61, "conv5_3": 40,
-}  # fmt: skip
-"""Clusters of each layer of VGG-16 and ConvNet, tables 3 and 4 of the paper."""
 _LABELS, _CONTRIBUTION = "clusters/", "contribution/"
-
-
-class WrongClusters(ValueError):
-    """Numbers of clusters that do not fit the network."""
 
 
 @dataclass
@@ -72,7 +62,7 @@ class Functionality(Ranking):
         """For each group: of all numbers of filters to remove, the share for which the unit stays. Beside them, under
         ``clusters/`` and ``contribution/`` and the group's name, each unit's cluster and contribution: shares are not
         enough, because by largest remainders a cluster may give up one filter of 10 removed and none of 11."""
-        counts = _cluster_counts(self.clusters, task.groups)
+        counts = cluster_counts(self.clusters, task.groups)
         start = shared_start(task.example, task.generator)
         contributions = contribution_index(model, task.groups, task.calibration())
         found: dict[str, Tensor] = {}
@@ -102,7 +92,9 @@ class Functionality(Ranking):
 
     def keep(self, scores: Scores) -> Mapping[str, Tensor]:
         names = [name.removeprefix(_LABELS) for name in scores if name.startswith(_LABELS)]
-        return {name: self._above(scores[_LABELS + name].long(), scores[_CONTRIBUTION + name]) for name in names}
+        return {
+            name: above_mean(scores[_LABELS + name].long(), scores[_CONTRIBUTION + name], self.pr) for name in names
+        }
 
     def analyse(
         self, dense: nn.Module, before: nn.Module, after: nn.Module, task: PruneTask, scores: Scores
@@ -120,92 +112,3 @@ class Functionality(Ranking):
         }
         shares = functionality_transition(before, after, clusters, start, ascent_steps=steps, step_size=size)
         return {"functionality_transition": shares}
-
-    def _above(self, labels: Tensor, contribution: Tensor) -> Tensor:
-        sizes = torch.bincount(labels)
-        means = torch.bincount(labels, contribution, minlength=len(sizes)) / sizes
-        stays = contribution >= self.pr * means[labels]
-        for label in range(len(sizes)):
-            members = (labels == label).nonzero().flatten()
-            stays[members[contribution[members].argmax()]] = True
-        return stays
-
-
-def removed(labels: Tensor, contribution: Tensor, count: int) -> NDArray[np.bool_]:
-    """Which units go when ``count`` must: the rules (a) to (c) of paper 000, section 1.1 step 4.
-
-    (a) Cluster c gives up count * (|c| - 1) / (N - k) units, largest remainders first (then the larger cluster, then
-    the lower label); (b) those of lowest contribution, of equals the first; (c) what N - k leaves undone is taken from
-    the clusters' last units, lowest contribution first. labels, contribution: (N,); returns booleans of shape (N,).
-    """
-    label = labels.long().cpu().numpy()
-    value = contribution.double().cpu().numpy()
-    sizes = np.bincount(label)
-    spare = int((sizes - 1).sum())
-    order = np.lexsort((value, label))  # by cluster, then by contribution
-    place = np.empty(len(label), dtype=np.int64)  # 0: the lowest of its cluster
-    place[order] = np.arange(len(label)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    within = min(count, spare)
-    quotas, remainders = np.divmod(within * (sizes - 1), max(spare, 1))
-    favoured = np.lexsort((-sizes, -remainders))[: within - int(quotas.sum())]
-    quotas[favoured] += 1
-    gone: NDArray[np.bool_] = place < quotas[label]
-    last = np.flatnonzero(place == sizes[label] - 1)
-    gone[last[np.argsort(value[last], kind="stable")[: count - within]]] = True
-    return gone
-
-
-def contribution_index(
-    model: nn.Module, groups: Sequence[ChannelGroup], batches: Sequence[tuple[Tensor, Tensor]]
-) -> dict[str, Tensor]:
-    """Mean over images and positions of |d(true class's logit) / d(feature map)|; (units,) for each group.
-
-    One backward pass a batch: images do not touch each other in eval mode. Feature maps are those of `filter_site`.
-    Paper 000, section 1.1 step 3.
-    """
-    training = model.training
-    model.eval()
-    sites = {group.name: filter_site(group, model) for group in groups}
-    maps: dict[str, Tensor] = {}
-    totals: dict[str, Tensor] = {}
-    handles = [_record(model, layer, maps) for layer in {layer for layer, _ in sites.values()}]
-    try:
-        for inputs, targets in batches:
-            logits = model(inputs)
-            outputs = list(maps.values())
-            gradients = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), outputs) if outputs else ()
-            for layer, gradient in zip(maps, gradients, strict=True):
-                total = gradient.abs().flatten(2).mean(2).sum(0) if gradient.dim() > 2 else gradient.abs().sum(0)
-                totals[layer] = totals[layer] + total if layer in totals else total
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(training)
-    images = sum(len(targets) for _, targets in batches)
-    return {name: per_unit(totals[layer] / images, channels) for name, (layer, channels) in sites.items()}
-
-
-def _record(model: nn.Module, layer: str, maps: dict[str, Tensor]) -> Any:
-    def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        maps[layer] = output
-        return output.clone()  # an activation that works in place must not change what is recorded
-
-    return model.get_submodule(layer).register_forward_hook(keep)
-
-
-def _cluster_counts(clusters: str | dict[str, int] | list[int], groups: Sequence[ChannelGroup]) -> dict[str, int]:
-    names = [group.name for group in groups]
-    if clusters == "printed":
-        return {name: count for name, count in PRINTED_CLUSTERS.items() if name in names}
-    if isinstance(clusters, str):
-        return {}
-    if isinstance(clusters, list):
-        if len(clusters) != len(names):
-            raise WrongClusters(f"method.clusters: {len(clusters)} numbers for {len(names)} layers: {', '.join(names)}")
-        clusters = dict(zip(names, clusters, strict=True))
-    for name, count in clusters.items():
-        if name not in names:
-            raise WrongClusters(f"method.clusters: no layer {name!r} among {', '.join(names)}")
-        if count < 1:
-            raise WrongClusters(f"method.clusters.{name}: needs 1 or more clusters, found {count}")
-    return clusters

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores, per_unit
+from orchestrator.methods.base import PruneTask, Ranking, Scores, first_images, per_unit
 from orchestrator.methods.gates import gate_sites
 from orchestrator.plugins import Count
 from orchestrator.surgery.selecting import Scope
@@ -47,7 +46,7 @@ class HRank(Ranking):
         model.eval()
         seen = 0
         try:
-            for inputs in _first(self.images, task.calibration()):
+            for inputs, _ in first_images(task.calibration(), self.images):
                 model(inputs)
                 seen += len(inputs)
         finally:
@@ -75,11 +74,3 @@ def _listen(model: nn.Module, layer: str, add: Any) -> Any:
         add(layer, output)
 
     return model.get_submodule(layer).register_forward_hook(hook)
-
-
-def _first(count: int, batches: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
-    for inputs, _ in batches:
-        if count <= 0:
-            return
-        yield inputs[:count]
-        count -= len(inputs)

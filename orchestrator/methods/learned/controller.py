@@ -1,0 +1,44 @@
+"""A controller: the further a network is from its budget, the harder its channels are pushed (MaskConvNet)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.methods.base import PruneTask
+from orchestrator.methods.learned.planned import planned_counts
+from orchestrator.surgery.costs import Counts, Quantity
+
+
+class Controller:
+    """Multipliers lambda = base * max(0, (T - s) / T), added up over the quantities that are measured.
+
+    T is the share of a quantity to remove: the target's, or that of its counts to keep, or else ``budget``; s is the
+    share removed when the controller last looked. ``bases``: for every quantity the bases of lambda_m and lambda_v.
+    """
+
+    def __init__(self, task: PruneTask, bases: Mapping[Quantity, tuple[float, float]], budget: float) -> None:
+        self._task = task
+        self._bases = bases
+        self.goals = {quantity: self._goal(quantity, budget) for quantity in bases}
+        self.multipliers = (0.0, 0.0)
+
+    def look(self, counts: Counts) -> None:
+        """Set the multipliers by the units that each group has left. counts: (groups,)."""
+        lambda_m = lambda_v = 0.0
+        for quantity, (base_m, base_v) in self._bases.items():
+            goal = self.goals[quantity]
+            gap = max(0.0, (goal - self.removed(quantity, counts)) / goal) if goal else 0.0
+            lambda_m += base_m * gap
+            lambda_v += base_v * gap
+        self.multipliers = (lambda_m, lambda_v)
+
+    def removed(self, quantity: Quantity, counts: Counts) -> float:
+        """Share of a quantity that is gone with so many units left. counts: (groups,)."""
+        costs = self._task.costs
+        return 1 - costs.measure(quantity, counts) / costs.dense(quantity)
+
+    def _goal(self, quantity: Quantity, budget: float) -> float:
+        target = self._task.target
+        if target.sparsity is not None:
+            return target.sparsity
+        return self.removed(quantity, planned_counts(self._task)) if target.kept is not None else budget

@@ -1,0 +1,19 @@
+"""FISTA: accelerated proximal steps on gates that an l1 penalty pulls to zero and that stay at or above it (GAL)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def fista(gates: Tensor, before: Tensor, gradient: Tensor, *, momentum: float, rate: float, weight: float) -> Tensor:
+    """One proximal update: max(0, soft(y - rate * gradient, rate * weight)), y = gates + momentum (gates - before)."""
+    moved = gates + momentum * (gates - before) - rate * gradient
+    return (moved - rate * weight).clamp(min=0)
+
+
+def momenta(a: float) -> tuple[float, float]:
+    """FISTA's factor (a - 1) / a' and its next a' = (1 + sqrt(1 + 4 a^2)) / 2."""
+    following = (1 + (1 + 4 * a * a) ** 0.5) / 2
+    return (a - 1) / following, following

@@ -7,16 +7,18 @@ its final status last. So a run that is not final was left by a killed driver, a
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.spec.redacting import redacted, redacted_values
 from orchestrator.spec.result import LATENCY_METRICS, TrialResult
 from orchestrator.store.atomic import replacing
 from orchestrator.store.records import Latency
@@ -41,6 +43,9 @@ _STATUS = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED", "diverge
 _MOST_METRICS = 850
 _MOST_PARAMS = 100
 _PAGE = 1000
+_LARGEST_ARTIFACT = 10 * 2**20
+"""Bytes of one artifact of a trial. Ten thousand trials at a megabyte each fill a server; what is larger stays in the
+record alone."""
 _FAILURES_IN_A_ROW = 3
 """After so many the server is taken to be down, and the rest of the batch waits for the next one."""
 
@@ -78,6 +83,18 @@ def make_database(path: Path) -> None:
             _initialize_tables(engine)
         finally:
             engine.dispose()
+
+
+def log_report(store: Path, sweep: str, path: Path) -> bool:
+    """Make a report's page an artifact of the sweep's parent run; False where the store has no MLflow.
+
+    Raises:
+        MlflowFailure: MLflow did not take it.
+    """
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (store / "mlflow.db").exists():
+        return False
+    MlflowView(store, sweep).attach(path)
+    return True
 
 
 def _quiet() -> None:
@@ -142,16 +159,16 @@ def _chunks(values: list[Any], size: int) -> list[list[Any]]:
 
 def _reason(error: Exception) -> str:
     """One line of what may be a page of SQL."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = redacted(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def _fill(client: MlflowClient, child: _Child, result: TrialResult, latency: Latency | None) -> None:
-    """Everything but the final status."""
+def _fill(client: MlflowClient, child: _Child, result: TrialResult, latency: Latency | None) -> list[str]:
+    """Everything but the final status; returns the artifacts that are too large."""
     from mlflow.entities import Metric, Param, RunTag
 
     tags = run_tags(result)
-    for name in (child.tags & {"error", "note"}) - tags.keys():
+    for name in (child.tags & {"error", "note", "left_out"}) - tags.keys():
         client.delete_tag(child.run_id, name)
     metrics = [Metric(*point) for point in run_metrics(result) + latency_metrics(latency, result)]
     # MLflow refuses to change a parameter; what a run has already it keeps.
@@ -160,10 +177,23 @@ def _fill(client: MlflowClient, child: _Child, result: TrialResult, latency: Lat
     batches = zip_longest(_chunks(metrics, _MOST_METRICS), _chunks(params, _MOST_PARAMS), [labels], fillvalue=())
     for some_metrics, some_params, some_tags in batches:
         client.log_batch(child.run_id, some_metrics, some_params, some_tags)
+    left_out: list[str] = []
+    for name, text in _artifacts(result):
+        size = len(text.encode())
+        if size > _LARGEST_ARTIFACT:
+            left_out.append(f"{name} ({size / 2**20:.1f} MiB)")
+        else:
+            client.log_text(child.run_id, text, name)
+    if left_out:
+        client.set_tag(child.run_id, "left_out", ", ".join(left_out))
+    return left_out
+
+
+def _artifacts(result: TrialResult) -> Iterator[tuple[str, str]]:
     if result.layers:
-        client.log_text(child.run_id, layers_csv(result.layers), "layers.csv")
+        yield "layers.csv", layers_csv(result.layers)
     if result.analysis:
-        client.log_dict(child.run_id, result.analysis, "analysis.json")
+        yield "analysis.json", json.dumps(redacted_values(result.analysis), indent=1)
 
 
 @dataclass
@@ -206,6 +236,8 @@ class MlflowView:
         self._searchspace = searchspace
         self._connection: tuple[MlflowClient, str, str] | None = None
         self._children: dict[str, _Child] | None = None
+        self.left_out: list[str] = []
+        """Artifacts of trials that were larger than MLflow is given, each with its trial."""
 
     def start_parent(self) -> None:
         """Make the parent run, or take it up again."""
@@ -255,6 +287,16 @@ class MlflowView:
             raise MlflowFailure(next(iter(failed.values())), frozenset(failed), unreachable=gone)
         return written
 
+    def discard_all_but(self, trial_ids: Collection[str]) -> int:
+        """Delete the runs of all other trials (their records were removed); returns how many."""
+        with self._failures():
+            client, experiment, parent = self._connect()
+            self._children = _children(client, experiment, parent)
+            lost = self._children.keys() - set(trial_ids)
+            for trial_id in lost:
+                client.delete_run(self._children.pop(trial_id).run_id)
+        return len(lost)
+
     def _sync_one(self, result: TrialResult, latency: Latency | None) -> int:
         from mlflow.entities import Metric
 
@@ -274,7 +316,7 @@ class MlflowView:
                 started = milliseconds(result.started) or ended
                 run = client.create_run(experiment, start_time=started, tags=tags, run_name=name)
                 child = children[result.trial_id] = _Child(run.info.run_id)
-            _fill(client, child, result, latency)
+            self.left_out += [f"{result.trial_id}: {what}" for what in _fill(client, child, result, latency)]
             client.set_terminated(child.run_id, status, ended)
             child.status, child.end_time = status, ended
         child.latency |= latency_values(latency)
@@ -318,7 +360,7 @@ class MlflowView:
         if self._question and parent.data.tags.get("mlflow.note.content") != self._question:
             client.set_tag(run_id, "mlflow.note.content", self._question)
         if self._searchspace:
-            client.log_text(run_id, self._searchspace, "searchspace.yaml")
+            client.log_text(run_id, redacted(self._searchspace), "searchspace.yaml")
         return run_id
 
     @contextmanager

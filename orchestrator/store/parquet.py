@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.spec.redacting import redacted_values
 from orchestrator.spec.result import LATENCY_METRICS, METRICS, EpochRow, LayerRow, TrialResult
 from orchestrator.spec.trial import flat
 from orchestrator.store.atomic import replacing
@@ -148,7 +149,7 @@ def _row(sweep_folder: Path, result: TrialResult) -> dict[str, Any]:
     fixed = {"sweep": sweep_folder.absolute().name} | result.row() | _latency_columns(latency)
     # An axis of whole plug-ins ({name: clr, high: 1}) varies each of its parameters.
     point = {path: value for path, value in flat(result.point).items() if path not in _FIXED and path not in fixed}
-    return {**fixed, _POINT: point}
+    return dict(redacted_values({**fixed, _POINT: point}))
 
 
 def _latency_columns(latency: Latency | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from orchestrator.store.atomic import replacing, write_once
 
 RESULT = "result.json"
 LATENCY = "latency.json"
+_ID = re.compile(r"\w[\w.-]*")
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -62,10 +64,14 @@ def read_result(path: Path) -> TrialResult:
     """The record in a ``result.json``.
 
     Raises:
-        DamagedRecord: it is not a whole, valid record.
+        DamagedRecord: it is not a whole, valid record, or its id could lead out of the sweep's folder.
         FileNotFoundError: there is none.
     """
-    return _read(path, TrialResult)
+    result = _read(path, TrialResult)
+    if not _ID.fullmatch(result.trial_id):
+        # Paths are made of ids.
+        raise DamagedRecord(f"{path}: trial_id {result.trial_id[:80]!r} is no name of a folder")
+    return result
 
 
 def read_results(sweep_folder: Path) -> Iterator[TrialResult]:

@@ -9,6 +9,7 @@ import math
 import re
 from datetime import UTC, datetime
 
+from orchestrator.spec.redacting import redacted
 from orchestrator.spec.result import LATENCY_METRICS, LayerRow, TrialResult
 from orchestrator.spec.trial import flat
 from orchestrator.store.records import Latency
@@ -60,7 +61,7 @@ def run_parameters(result: TrialResult) -> dict[str, str]:
     """What the trial was told. The axes add those of their values that are defaults, which the trial leaves out."""
     told = flat(result.point) | result.parameters()
     texts = {name: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for name, v in told.items()}
-    return {_name(name): text[:_LONGEST_VALUE] for name, text in texts.items()}
+    return {_name(name): redacted(text)[:_LONGEST_VALUE] for name, text in texts.items()}
 
 
 def run_tags(result: TrialResult) -> dict[str, str]:
@@ -68,7 +69,7 @@ def run_tags(result: TrialResult) -> dict[str, str]:
     tags = {"status": result.status, "note": result.note}
     if result.status in ("failed", "diverged"):
         tags["error"] = result.error or result.status
-    return {name: text[:_LONGEST_TAG] for name, text in tags.items() if text}
+    return {name: redacted(text)[:_LONGEST_TAG] for name, text in tags.items() if text}
 
 
 def layers_csv(layers: list[LayerRow]) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from orchestrator.spec.redacting import redacted
 from orchestrator.spec.result import TrialResult
 from orchestrator.store.mlflow_store import MlflowFailure, MlflowView, ParentStatus
 from orchestrator.store.parquet import write_views
@@ -36,6 +37,7 @@ class ViewWriter:
 
     def __init__(self, out: Path, sweep: str, *, question: str = "", searchspace: str = "") -> None:
         self._folder = out / sweep
+        self._again = f"prunesweep sync {sweep}"
         self._mlflow = MlflowView(out, sweep, question=question, searchspace=searchspace)
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._waiting: dict[str, None] = {}
@@ -44,6 +46,7 @@ class ViewWriter:
         self._closing = False
         self._mlflow_next = self._parquet_next = 0.0
         self._parquet_stale = True
+        self._unreachable = False
         self._thread = threading.Thread(target=self._run, name="views", daemon=True)
         self._thread.start()
 
@@ -67,7 +70,12 @@ class ViewWriter:
             self._final = status
             self._queue.put(None)
         self._thread.join()
-        return list(self._problems.values())
+        warnings = [f"{problem}; when that is mended: {self._again}" for problem in self._problems.values()]
+        left_out = self._mlflow.left_out
+        if left_out:
+            more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+            warnings.append(f"too large for MLflow, kept in the records: {left_out[0]}{more}")
+        return warnings
 
     def _run(self) -> None:
         self._attempt("MLflow", self._begin)
@@ -80,6 +88,9 @@ class ViewWriter:
             if self._parquet_stale and (now >= self._parquet_next or not running):
                 self._attempt("Parquet", self._write_parquet)
         missing = self._problems.get("MLflow")
+        if self._unreachable:
+            # One more wait for a server that is away would only hold up the end of the sweep.
+            return
         if self._attempt("MLflow", lambda: self._mlflow.finish_parent(self._final)) and missing and self._waiting:
             self._problems["MLflow"] = missing
 
@@ -105,7 +116,7 @@ class ViewWriter:
         try:
             write()
         except Exception as error:
-            self._problems[view] = f"{view} view is not complete: {error}"
+            self._problems[view] = f"{view} view is not complete: {redacted(str(error))}"
             return False
         self._problems.pop(view, None)
         return True
@@ -113,6 +124,7 @@ class ViewWriter:
     def _write_mlflow(self) -> None:
         began = time.monotonic()
         problem: Exception | None = None
+        self._unreachable = False
         left = list(self._waiting)
         self._waiting.clear()
         for start in range(0, len(left), _BATCH):
@@ -124,6 +136,7 @@ class ViewWriter:
             except MlflowFailure as error:
                 problem = error
                 self._waiting |= dict.fromkeys(error.waiting)
+                self._unreachable = error.unreachable
                 if error.unreachable:
                     self._waiting |= dict.fromkeys(left[start + _BATCH :])
                     break

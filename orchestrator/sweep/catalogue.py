@@ -10,10 +10,12 @@ from orchestrator.models import MODELS
 from orchestrator.plugins import Description, Registry
 from orchestrator.retrain import SCHEDULES
 from orchestrator.spec.result import LATENCY_METRICS, METRICS
+from orchestrator.spec.stopper import STOPPERS
 from orchestrator.spec.trial import Retrain
-from orchestrator.sweep.planning import SEARCHES
+from orchestrator.surgery.plans import PLANS
+from orchestrator.sweep.planning import ADAPTIVE, SEARCHES
 
-KINDS = ("methods", "models", "data", "schedules", "metrics", "searches", "papers")
+KINDS = ("methods", "models", "data", "schedules", "metrics", "searches", "plans", "papers")
 _REGISTRIES: dict[str, Registry] = {"methods": METHODS, "models": MODELS, "data": DATA, "schedules": SCHEDULES}
 _METRIC_TEXTS = {
     "dense_accuracy": "top-1 test accuracy of the dense network",
@@ -37,6 +39,11 @@ _METRIC_TEXTS = {
     "dense_latency_ms_std": "standard deviation of the same over rounds",
     "latency_speedup": "dense_latency_ms / latency_ms",
 }
+_PLAN_SOURCES = {
+    "pfec_": "Pruning Filters for Efficient ConvNets (Li et al., 2017); paper 001, section 1.4",
+    "functionality_": "paper 000, tables 3 and 4",
+    "": "paper 001, tables 3, 4 and 8 to 12: as many parameters as another method's network",
+}
 _PAPERS = {
     "000": "Interpretable / functionality-oriented convolutional filter pruning (Qin et al., 2018)",
     "001": "Network pruning that matters: a case study on retraining variants (Le and Hua, 2021)",
@@ -51,16 +58,49 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
     if kind == "metrics":
         return [{"name": name, "what": _METRIC_TEXTS[name]} for name in (*METRICS, *LATENCY_METRICS)]
     if kind == "searches":
-        return [{"name": name, "what": text} for name, text in SEARCHES.items()]
+        return [*map(_search, SEARCHES), *map(_stopper, STOPPERS)]
+    if kind == "plans":
+        return [_plan(name) for name in PLANS]
     if kind == "papers":
         return [{"name": name, "what": text, "methods": _from_paper(name)} for name, text in _PAPERS.items()]
     registry = _REGISTRIES[kind]
     return [_entry(kind, registry.describe(name)) for name in registry.names()]
 
 
+def _search(name: str) -> dict[str, Any]:
+    parameters: dict[str, str] = {}
+    if name != "grid":
+        counted = {"sobol": "blocks", "morris": "trajectories"}.get(name, "trials")
+        parameters = {counted: "int >= 2, required" if counted != "trials" else "int >= 1, required", "seed": "int = 0"}
+    if name in ADAPTIVE:
+        parameters["warm_start"] = "list[str] = []"
+    return {"name": name, "kind": _kind_of(name), "what": SEARCHES[name], "parameters": parameters}
+
+
+def _kind_of(search: str) -> str:
+    return "adaptive" if search in ADAPTIVE else "fixed"
+
+
+def _stopper(name: str) -> dict[str, Any]:
+    """Stoppers stand among the searches: they too decide which trials are run to their end."""
+    kind = STOPPERS[name]
+    parameters = {
+        parameter: _default(getattr(field.annotation, "__name__", ""), field.default)
+        for parameter, field in kind.model_fields.items()
+        if parameter != "name"
+    }
+    return {"name": name, "kind": "stopper", "what": (kind.__doc__ or "").strip(), "parameters": parameters}
+
+
 def _from_paper(paper: str) -> str:
     described = (METHODS.describe(name) for name in METHODS.names())
     return ", ".join(d.name for d in described if d.attributes.get("paper", "").startswith(paper))
+
+
+def _plan(name: str) -> dict[str, Any]:
+    what = next(text for prefix, text in _PLAN_SOURCES.items() if name.startswith(prefix))
+    layers = {model: f"{len(counts)} layers cut" for model, counts in PLANS[name].items()}
+    return {"name": name, "what": what, "models": layers}
 
 
 def _entry(kind: str, described: Description) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.trial import TrialSpec
-from orchestrator.sweep.planning import Plan, stages_of
+from orchestrator.sweep.planning import Plan, PlannedTrial, stages_of
 
+LATENCY = "latency"
+"""The kind of a job that measures a finished network: nothing else runs beside it."""
 _RETRIES = 2
 """How often a job is tried again whose worker died."""
 
@@ -20,7 +22,7 @@ class Job:
 
     key: str
     kind: str
-    """``trial`` or the name of a stage."""
+    """``trial``, the name of a stage, or ``latency``."""
     arm: str
     spec: TrialSpec
     point: Mapping[str, Any]
@@ -28,7 +30,7 @@ class Job:
 
     @property
     def label(self) -> str:
-        if self.kind == "trial":
+        if self.kind in ("trial", LATENCY):
             told = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in self.point.items())
             return told or self.key
         return f"{self.kind}, seed {self.spec.seed}"
@@ -50,40 +52,77 @@ class Events(Protocol):
 
     def trial_ended(self, job: Job, result: TrialResult) -> None: ...
 
+    def measured(self, job: Job, error: str | None) -> None: ...
+
     def tick(self) -> None: ...
 
 
 def remaining_jobs(plan: Plan, recorded: Collection[str], stage_is_there: Callable[[str, str], bool]) -> list[Job]:
     """Jobs for the trials without a record, and for those of their stages that the store lacks."""
-    jobs: dict[str, Job] = {}
-    trials: list[Job] = []
-    for trial in plan.trials:
-        if trial.trial_id in recorded:
-            continue
-        missing = [stage for stage in stages_of(trial.spec) if not stage_is_there(stage.name, stage.key)]
-        for stage in missing:
-            needs = tuple(key for key in stage.needs if key in jobs)
-            jobs.setdefault(stage.key, Job(stage.key, stage.name, trial.arm, stage.spec, {}, needs))
-        needs = tuple(stage.key for stage in missing)
-        trials.append(Job(trial.trial_id, "trial", trial.arm, trial.spec, trial.point, needs))
-    return [*jobs.values(), *trials]
+    missing = [trial for trial in plan.trials if trial.trial_id not in recorded]
+    jobs = [job for trial in missing for job in jobs_of(trial, stage_is_there)]
+    stages = {job.key: job for job in jobs if job.kind != "trial"}
+    return [*stages.values(), *(job for job in jobs if job.kind == "trial")]
+
+
+def jobs_of(trial: PlannedTrial, stage_is_there: Callable[[str, str], bool]) -> list[Job]:
+    """The stages that the store lacks for one trial, in order, and the trial."""
+    missing = [stage for stage in stages_of(trial.spec) if not stage_is_there(stage.name, stage.key)]
+    keys = {stage.key for stage in missing}
+    jobs = [
+        Job(stage.key, stage.name, trial.arm, stage.spec, {}, tuple(key for key in stage.needs if key in keys))
+        for stage in missing
+    ]
+    needs = tuple(stage.key for stage in missing)
+    return [*jobs, Job(trial.trial_id, "trial", trial.arm, trial.spec, trial.point, needs)]
+
+
+def measuring_job(trial: Job | PlannedTrial) -> Job:
+    """The measuring of a finished trial's latency."""
+    return Job(f"{LATENCY}/{trial.spec.trial_id}", LATENCY, trial.arm, trial.spec, trial.point)
 
 
 class JobQueue:
-    """Hands out jobs whose needs are met; what needs a failed stage fails with its reason."""
+    """Hands out jobs whose needs are met; what needs a failed stage fails with its reason.
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
+    Jobs may be added while others run. A measuring job waits until nothing runs, and nothing starts beside it.
+    """
+
+    def __init__(self, jobs: Iterable[Job] = ()) -> None:
         self._waiting = {job.key: job for job in jobs}
         self._running: dict[str, Job] = {}
         self._deaths: dict[str, int] = {}
+        self._failed: set[str] = set()
 
     @property
     def exhausted(self) -> bool:
         """Nothing waits, and nothing runs that might come back."""
         return not self._waiting and not self._running
 
+    @property
+    def idle(self) -> bool:
+        """Nothing runs."""
+        return not self._running
+
+    def add(self, jobs: Iterable[Job]) -> list[Job]:
+        """Take in more jobs, but for those that are here already; returns trials that need a stage that failed."""
+        lost: list[Job] = []
+        for job in jobs:
+            if job.key in self._waiting or job.key in self._running or job.key in self._failed:
+                continue
+            if self._failed.intersection(job.needs):
+                if job.kind == "trial":
+                    lost.append(job)
+                else:
+                    self._failed.add(job.key)
+                continue
+            self._waiting[job.key] = job
+        return lost
+
     def take(self) -> Job | None:
         """The next job in order that can start; None if all must wait."""
+        if any(job.kind == LATENCY for job in self._running.values()):
+            return None
         job = next((job for job in self._waiting.values() if self._ready(job)), None)
         if job is None:
             return None
@@ -106,6 +145,7 @@ class JobQueue:
     def failed(self, key: str) -> list[Job]:
         """Take a failed stage away; returns the trials that can no longer run."""
         self._running.pop(key, None)
+        self._failed.add(key)
         lost: list[Job] = []
         for job in [job for job in self._waiting.values() if key in job.needs]:
             if self._waiting.pop(job.key, None) is None:
@@ -117,4 +157,6 @@ class JobQueue:
         return lost
 
     def _ready(self, job: Job) -> bool:
+        if job.kind == LATENCY:
+            return not self._running
         return not any(need in self._waiting or need in self._running for need in job.needs)

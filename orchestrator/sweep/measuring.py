@@ -43,17 +43,21 @@ class _Stopwatch:
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
 
     def measure(self, folder: str) -> dict[str, Any]:
-        import platform
-        from datetime import UTC, datetime
+        return measure(Path(folder), self._device, self._threads).model_dump()
 
-        from orchestrator.trial.latency import BATCH_SIZE, measure_saved
-        from orchestrator.trial.provenance import device_name
 
-        found = measure_saved(Path(folder), self._device, self._threads)
-        return {
-            **found,
-            "device": device_name(self._device),
-            "host": platform.node(),
-            "batch_size": BATCH_SIZE,
-            "measured": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        }
+def measure(folder: Path, device: str, threads: int) -> Latency:
+    """Time a finished trial's network in this process; nothing else may use the device meanwhile."""
+    import platform
+    from datetime import UTC, datetime
+
+    from orchestrator.trial.latency import BATCH_SIZE, measure_saved
+    from orchestrator.trial.provenance import device_name
+
+    return Latency(
+        **measure_saved(folder, device, threads),
+        device=device_name(device),
+        host=platform.node(),
+        batch_size=BATCH_SIZE,
+        measured=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )

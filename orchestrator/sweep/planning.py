@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from orchestrator.methods import METHODS
 from orchestrator.spec.errors import SpecError, join, nearest
-from orchestrator.spec.result import LATENCY_METRICS, METRICS
-from orchestrator.spec.search_space import Axis, Range, SearchSpace, assign
+from orchestrator.spec.result import LATENCY_METRICS, METRICS, TrialResult
+from orchestrator.spec.search_space import Range, Search, SearchSpace
 from orchestrator.spec.trial import TrialSpec, flat
-from orchestrator.sweep.resolving import SECTIONS, resolve
+from orchestrator.store.records import DamagedRecord, read_results, recorded_ids
+from orchestrator.sweep.judging import check_seen
+from orchestrator.sweep.pending import drawn_and_not_ended
+from orchestrator.sweep.points import JoinedArm, PlannedTrial, check_ends, joined_arms, located
+from orchestrator.sweep.stoppers import check_stopper
 
 StageName = Literal["baseline", "importance", "sparse_training", "step"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 SEARCHES = {
     "grid": "every combination of the axes' values",
     "random": "independent draws from the axes, as many as `trials` says",
+    "qmc": "a scrambled Sobol sequence over the axes of each arm, `trials` points in all",
+    "sobol": "Saltelli's design, `blocks` of it, from which Sobol indices follow; one arm",
+    "morris": "Morris's one-at-a-time `trajectories`, from which elementary effects follow; one arm",
+    "tpe": "tree-structured Parzen estimator: draws where good trials were dense; one or several objectives",
+    "nsga2": "NSGA-II: an evolving population, for several objectives",
+    "gp": "a Gaussian process and its expected improvement: for few, long trials",
 }
-
-
-@dataclass(frozen=True)
-class PlannedTrial:
-    """One trial and the point of the axes it comes from."""
-
-    arm: str
-    point: Mapping[str, Any]
-    spec: TrialSpec
-
-    @cached_property
-    def trial_id(self) -> str:
-        return self.spec.trial_id
+ADAPTIVE = frozenset({"tpe", "nsga2", "gp"})
+"""Searches that draw the next trial from what the earlier ones gave."""
+_DESIGNS = {"blocks": "sobol", "trajectories": "morris"}
+"""What a fixed design needs to be told, and which design that is."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,19 @@ class Plan:
 
     space: SearchSpace
     trials: tuple[PlannedTrial, ...]
+    """Of an adaptive search, those that have been drawn already."""
     repeated: int
     """Points that resolved to a trial planned before (they run once)."""
+    to_draw: int = 0
+    """Trials that an adaptive search has still to choose."""
+
+    @property
+    def total(self) -> int:
+        return len(self.trials) + self.to_draw
+
+    @cached_property
+    def arms(self) -> list[JoinedArm]:
+        return joined_arms(self.space)
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -73,25 +86,55 @@ class Plan:
         return list(dict.fromkeys(path for trial in self.trials for path in flat(trial.point)))
 
 
-def plan(space: SearchSpace) -> Plan:
+def plan(space: SearchSpace, folder: Path | None = None) -> Plan:
     """Resolve every point of a search space.
+
+    Args:
+        space: the search space, as loaded.
+        folder: where the sweep leaves its records. What an adaptive search has drawn is read there; without it nothing
+            counts as drawn.
 
     Raises:
         SpecError: an unknown name, a wrong type, an impossible combination, data that cannot be read.
     """
     if space.search.name not in SEARCHES:
         raise SpecError("search.name", f"unknown search {space.search.name!r}{nearest(space.search.name, SEARCHES)}")
+    for key, owner in _DESIGNS.items():
+        if getattr(space.search, key) is not None and space.search.name != owner:
+            raise SpecError(f"search.{key}", f"is for search {owner!r}, found it with {space.search.name!r}")
     _check_metrics(space)
+    check_stopper(space)
+    arms = joined_arms(space)
+    if space.search.name in ADAPTIVE:
+        return _adaptive(space, arms, folder)
+    if space.search.warm_start:
+        raise SpecError("search.warm_start", f"is for adaptive searches, found it with {space.search.name!r}")
     trials: dict[str, PlannedTrial] = {}
     repeated = 0
-    for draft in _drafts(space):
-        spec = resolve(draft.config, draft.sources)
-        trial = PlannedTrial(draft.arm, draft.point, spec)
+    for index, point in _points(space, arms):
+        trial = arms[index].trial(point)
         if trial.trial_id in trials:
             repeated += 1
         else:
             trials[trial.trial_id] = trial
     return Plan(space, tuple(trials.values()), repeated)
+
+
+def drawn_before(arms: list[JoinedArm], folder: Path) -> list[tuple[int, PlannedTrial, TrialResult]]:
+    """Recorded trials that lie in a space, with the index of their arm, in the order in which they ended.
+
+    Raises:
+        SpecError: a record cannot be read; the message names the file.
+    """
+    found: list[tuple[int, PlannedTrial, TrialResult]] = []
+    try:
+        for result in read_results(folder):
+            place = located(arms, result)
+            if place is not None:
+                found.append((*place, result))
+    except DamagedRecord as error:
+        raise SpecError("", str(error)) from None
+    return sorted(found, key=lambda one: (one[2].ended, one[2].trial_id))
 
 
 def stages_of(spec: TrialSpec) -> list[Stage]:
@@ -110,85 +153,63 @@ def stages_of(spec: TrialSpec) -> list[Stage]:
     return stages
 
 
-@dataclass(frozen=True)
-class _Draft:
-    arm: str
-    point: dict[str, Any]
-    config: dict[str, Any]
-    sources: dict[str, str]
+def _adaptive(space: SearchSpace, arms: list[JoinedArm], folder: Path | None) -> Plan:
+    wanted = trials_of(space.search)
+    check_seen(space)
+    check_ends(arms)
+    for i, name in enumerate(space.search.warm_start):
+        if name == space.name:
+            raise SpecError(join("search.warm_start", i), f"is this sweep itself: {name!r}; it goes on by itself")
+        if folder is not None and not recorded_ids(folder.parent / name):
+            known = [path.parent.name for path in folder.parent.glob("*/trials")]
+            raise SpecError(join("search.warm_start", i), f"no records of a sweep {name!r}{nearest(name, known)}")
+    counts = [arm.count() for arm in arms]
+    if None not in counts:
+        wanted = min(wanted, sum(count or 0 for count in counts))
+    drawn: list[PlannedTrial] = []
+    if folder is not None:
+        drawn = [trial for _, trial, _ in drawn_before(arms, folder)]
+        drawn += drawn_and_not_ended(arms, folder)[: max(0, wanted - len(drawn))]
+    return Plan(space, tuple(drawn), 0, max(0, wanted - len(drawn)))
 
 
-def _drafts(space: SearchSpace) -> Iterator[_Draft]:
-    base_sources = {path: join("base", path) for path in _leaves(space.base)}
-    arms: list[tuple[str, dict[str, Any], dict[str, str], dict[str, Axis], dict[str, str]]] = []
-    seen: dict[str, str] = {}
-    for i, arm in enumerate(space.arms) if space.arms else [(None, None)]:
-        config = dict(space.base)
-        sources = dict(base_sources)
-        axes: dict[str, Axis] = dict(space.axes)
-        axis_sources = {name: join("axes", name) for name in axes}
-        label = "base"
-        if arm is not None and i is not None:
-            here = join("arms", i)
-            for key, value in arm.overrides.items():
-                config = assign(config, [key], value)
-                sources |= {path: join(here, path) for path in _leaves({key: value})}
-            axes |= arm.axes
-            axis_sources |= {name: join(here, "axes", name) for name in arm.axes}
-            label = arm.label
-            same = shown_key(config, axes)
-            if same in seen:
-                raise SpecError(here, f"repeats {seen[same]}: same method {label!r}, same axes")
-            seen[same] = here
-        for name in axes:
-            if name.split(".")[0] not in SECTIONS:
-                raise SpecError(axis_sources[name], f"unknown name {name!r}{nearest(name.split('.')[0], SECTIONS)}")
-        arms.append((label, config, sources, axes, axis_sources))
+def trials_of(search: Search) -> int:
+    """How many trials a search draws; raises :class:`SpecError` where nobody says."""
+    if search.trials is None:
+        raise SpecError("search.trials", f"is missing: search {search.name!r} needs the number of trials to draw")
+    return search.trials
+
+
+def _points(space: SearchSpace, arms: list[JoinedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Index of an arm and a point of its axes, for every search that knows its points beforehand."""
+    axes = [arm.axes for arm in arms]
     if space.search.name == "random":
         from orchestrator.sweep.optuna_search import random_points
 
-        points = random_points([axes for _, _, _, axes, _ in arms], space.search)
-    else:
-        points = _grid(space, [(axes, axis_sources) for _, _, _, axes, axis_sources in arms])
-    for index, point in points:
-        label, config, sources, axes, axis_sources = arms[index]
-        config, sources = dict(config), dict(sources)
-        for name in sorted(point, key=lambda name: name.count(".")):
-            config = assign(config, name.split("."), point[name])
-            axis = axes[name]
-            place = f"[{axis.index(point[name])}]" if isinstance(axis, list) else ""
-            sources[name] = axis_sources[name] + place
-        yield _Draft(label, point, config, sources)
+        return random_points(axes, trials_of(space.search), space.search.seed)
+    if space.search.name == "qmc":
+        from orchestrator.sweep.sequences import sobol_points
+
+        return sobol_points(axes, trials_of(space.search), space.search.seed)
+    if space.search.name in _DESIGNS.values():
+        from orchestrator.sweep.designs import design_points
+
+        return design_points(space.search, arms)
+    return _grid(arms)
 
 
-def shown_key(config: Mapping[str, Any], axes: Mapping[str, Axis]) -> str:
-    """Text that two arms have in common exactly if they plan the same trials."""
-    plain = {name: axis.model_dump() if isinstance(axis, Range) else axis for name, axis in sorted(axes.items())}
-    return repr((sorted(config.items(), key=lambda item: item[0]), plain))
-
-
-def _grid(
-    space: SearchSpace, arms: list[tuple[dict[str, Axis], dict[str, str]]]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    for index, (axes, axis_sources) in enumerate(arms):
+def _grid(arms: list[JoinedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for index, arm in enumerate(arms):
         values: list[list[Any]] = []
-        for name, axis in axes.items():
+        for name, axis in arm.axes.items():
             points = axis.points() if isinstance(axis, Range) else axis
             if points is None:
-                raise SpecError(axis_sources[name], "a grid needs `step` or `grid` (a number of points) for a range")
+                raise SpecError(
+                    arm.axis_sources[name], "a grid needs `step` or `grid` (a number of points) for a range"
+                )
             values.append(points)
         for combination in itertools.product(*values):
-            yield index, dict(zip(axes, combination, strict=True))
-
-
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for key, value in config.items():
-        path = f"{prefix}.{key}" if prefix else str(key)
-        found.append(path)
-        if isinstance(value, Mapping):
-            found += _leaves(value, path)
-    return found
+            yield index, dict(zip(arm.axes, combination, strict=True))
 
 
 def _check_metrics(space: SearchSpace) -> None:
@@ -197,3 +218,18 @@ def _check_metrics(space: SearchSpace) -> None:
         for name in names:
             if name not in known:
                 raise SpecError(join(section, name), f"unknown metric {name!r}{nearest(name, known)}")
+
+
+__all__ = [
+    "ADAPTIVE",
+    "SEARCHES",
+    "STAGE_NAMES",
+    "Plan",
+    "PlannedTrial",
+    "Stage",
+    "StageName",
+    "drawn_before",
+    "plan",
+    "stages_of",
+    "trials_of",
+]

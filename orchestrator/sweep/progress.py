@@ -142,9 +142,10 @@ class LiveTable:
         for name in ("arm", "trial", "state", "epoch", "accuracy", "sparsity"):
             table.add_column(name, justify="right" if name in ("epoch", "accuracy", "sparsity") else "left")
         for result in state.recent:
-            style = "green" if result.status == "done" else "red"
+            style = {"done": "green", "stopped": "yellow"}.get(result.status, "red")
             told = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in result.point.items())
-            state_text = Text(result.status if result.error is None else f"{result.status}: {result.error}", style)
+            why = result.note if result.status == "stopped" else result.error
+            state_text = Text(result.status if why is None else f"{result.status}: {why}", style)
             table.add_row(
                 result.arm, told, state_text, "", _share(result.metrics.get("accuracy")), _share(result.achieved)
             )
@@ -182,7 +183,7 @@ def outcome_line(result: TrialResult) -> str:
     told = ", ".join(f"{name} {value}" for name, value in result.point.items())
     head = f"{result.arm} ({told})" if told else result.arm
     if result.status != "done":
-        return f"{head}: {result.status}: {result.error}"
+        return f"{head}: {result.status}: {result.error or result.note}"
     metrics = result.metrics
     return (
         f"{head}: accuracy {metrics['accuracy']:.4f} (dense {metrics['dense_accuracy']:.4f}), "

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,14 +25,16 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from orchestrator.spec.result import EpochRow, TrialResult
+from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import Resources
-from orchestrator.spec.trial import TrialSpec
 from orchestrator.store.records import read_result, write_result
-from orchestrator.sweep.jobs import Events, Job, JobQueue
+from orchestrator.sweep.adaptive import Suggestions
+from orchestrator.sweep.jobs import LATENCY, Events, Job, JobQueue, jobs_of, measuring_job
+from orchestrator.sweep.stoppers import Progress, Referee
+from orchestrator.sweep.worker import verdict_path
 
-_REPORT_SECONDS = 0.25
-"""Epochs shorter than this are reported now and then, not each: a report costs a trip to the driver."""
+_WAIT_SECONDS = 5.0
+"""How long the driver waits for a suggestion when nothing else is left to do; Tune would look again after a second."""
 
 
 class Interrupted(Exception):
@@ -79,9 +80,17 @@ def run_jobs(
     resources: Resources,
     events: Events,
     check: Callable[[], None],
+    *,
+    suggestions: Suggestions | None = None,
+    stage_is_there: Callable[[str, str], bool] = lambda name, key: False,
+    referee: Referee | None = None,
 ) -> None:
-    """Run every job; returns when all have ended. What `check` raises, between two events, stops it."""
-    feed = _Feed(jobs, workspace, events)
+    """Run every job, and the trials that a search suggests meanwhile; returns when all have ended.
+
+    What `check` raises, between two events, stops it. `stage_is_there` says which shared stages of a suggested trial
+    need no job. The `referee` hears the trials at its rungs and ends the weak ones.
+    """
+    feed = _Feed(jobs, workspace, events, suggestions, stage_is_there, referee)
     shape: dict[str, float] = {"cpu": resources.cpus}
     if resources.gpus:
         shape["gpu"] = resources.gpus
@@ -134,67 +143,69 @@ def interruptible() -> Iterator[Callable[[], None]]:
 
 
 def _work(config: dict[str, Any]) -> None:
-    """One job in a warm worker. A trial's record is written here, so that a killed driver loses nothing."""
-    from orchestrator.spec.workspace import Workspace
-    from orchestrator.trial.run import reason, run_stage, run_trial
+    from orchestrator.sweep.worker import work
 
-    job = json.loads(config["job"])
-    place = json.loads(config["workspace"])
-    workspace = Workspace(
-        out=Path(place["out"]),
-        sweep=place["sweep"],
-        device="cuda" if ray.get_gpu_ids() else "cpu",
-        threads=max(1, int(place["cpus"])),
-        data_cache=Path(place["data_cache"]) if place["data_cache"] else None,
-    )
-    spec = TrialSpec.model_validate(job["spec"])
-    last = 0.0
-
-    def report(row: EpochRow, epochs: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= _REPORT_SECONDS:
-            last = now
-            tune.report({"stage": row.stage, "epoch": row.epoch, "epochs": epochs, "val_accuracy": row.val_accuracy})
-
-    if job["kind"] == "trial":
-        result = run_trial(spec, workspace, report, arm=job["arm"], point=job["point"])
-        write_result(workspace.trial_folder(spec.trial_id), result)
-        tune.report({"ended": True, "error": result.error})
-        return
-    error: str | None = None
-    try:
-        run_stage(job["kind"], spec, workspace, report)
-    except Exception as problem:
-        error = reason(problem)
-    tune.report({"ended": True, "error": error})
+    device = "cuda" if ray.get_gpu_ids() else "cpu"
+    work(json.loads(config["job"]), json.loads(config["workspace"]), tune.report, device)
 
 
 class _Feed(Searcher):
     """The job queue as Tune's searcher: a suggestion is a job, None means wait."""
 
-    def __init__(self, jobs: Sequence[Job], workspace: Mapping[str, Any], events: Events) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        workspace: Mapping[str, Any],
+        events: Events,
+        suggestions: Suggestions | None,
+        stage_is_there: Callable[[str, str], bool],
+        referee: Referee | None,
+    ) -> None:
         super().__init__()
         self.queue = JobQueue(jobs)
         self.events = events
         self.given: dict[str, Job] = {}
         self._workspace = dict(workspace)
+        self._suggestions, self._stage_is_there, self._referee = suggestions, stage_is_there, referee
 
     def suggest(self, trial_id: str) -> Any:
-        if self.queue.exhausted:
-            return Searcher.FINISHED
         job = self.queue.take()
+        if job is None and self._suggestions is not None:
+            job = self._suggested(self._suggestions)
         if job is None:
-            return None
+            over = self._suggestions is None or self._suggestions.finished
+            return Searcher.FINISHED if self.queue.exhausted and over else None
         self.given[trial_id] = job
         described = {
             "kind": job.kind,
             "arm": job.arm,
             "point": dict(job.point),
             "spec": job.spec.model_dump(mode="json"),
+            "rungs": self._referee.rungs if self._referee is not None and job.kind == "trial" else (),
         }
         # As text: Tune flattens and compares every value of a configuration at every report.
         return {"job": json.dumps(described), "workspace": json.dumps(self._workspace)}
+
+    def _suggested(self, suggestions: Suggestions) -> Job | None:
+        while (trial := suggestions.take(_WAIT_SECONDS if self.queue.exhausted else 0.0)) is not None:
+            for lost in self.queue.add(jobs_of(trial, self._stage_is_there)):
+                self._ended(lost, "a stage it needs failed")
+            job = self.queue.take()
+            if job is not None:
+                return job
+        return None
+
+    def judge(self, job: Job, told: Mapping[str, Any]) -> None:
+        """A trial waits at a rung: it finds the verdict, if it is to end, when this has returned."""
+        assert self._referee is not None
+        progress = Progress(job.key, told["rung"], told["curve"], told["sizes"])
+        reason = self._referee.decide(progress)
+        if reason is not None:
+            path = verdict_path(self._folder(job), progress.rung)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(".draft")
+            draft.write_text(f"{self._referee.rule.name}: {reason}", encoding="utf-8")
+            draft.replace(path)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         job = self.given.pop(trial_id, None)
@@ -205,20 +216,38 @@ class _Feed(Searcher):
         reason = "the worker died" if error else (result or {}).get("error")
         if job.kind == "trial":
             self.queue.finished(job.key)
-            self.events.trial_ended(job, self._record(job, reason))
+            self._ended(job, reason)
+            return
+        if job.kind == LATENCY:
+            self.queue.finished(job.key)
+            self._measured(job, reason)
             return
         self.events.stage_ended(job, reason)
         if reason is None:
             self.queue.finished(job.key)
             return
         for lost in self.queue.failed(job.key):
-            self.events.trial_ended(lost, self._record(lost, f"{job.kind} failed: {reason}"))
+            self._ended(lost, f"{job.kind} failed: {reason}")
+
+    def _ended(self, job: Job, reason: str | None) -> None:
+        result = self._record(job, reason)
+        self.events.trial_ended(job, result)
+        if self._suggestions is not None and not self._suggestions.ended(result):
+            self.queue.add([measuring_job(job)])
+
+    def _measured(self, job: Job, reason: str | None) -> None:
+        self.events.measured(job, reason)
+        if self._suggestions is None:
+            return
+        result = read_result(self._folder(job) / "result.json")
+        if not self._suggestions.ended(result):
+            self._suggestions.lost(result.trial_id)
 
     def _recorded(self, job: Job) -> bool:
         return job.kind == "trial" and (self._folder(job) / "result.json").exists()
 
     def _folder(self, job: Job) -> Path:
-        return Path(str(self._workspace["out"]), str(self._workspace["sweep"]), "trials", job.key)
+        return Path(str(self._workspace["out"]), str(self._workspace["sweep"]), "trials", job.spec.trial_id)
 
     def _record(self, job: Job, reason: str | None) -> TrialResult:
         """The worker's own record; where it could write none, one that says why."""
@@ -263,7 +292,11 @@ class _Listener(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         job = self._feed.given.get(trial.trial_id)
-        if job is not None and "stage" in result and not result.get("ended"):
+        if job is None or result.get("ended"):
+            return
+        if "rung" in result:
+            self._feed.judge(job, result)
+        if "stage" in result:
             self._feed.events.epoch(job, result)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:

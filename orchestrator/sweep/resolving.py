@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.data import DATA
-from orchestrator.data.fingerprint import UnreadableData, fingerprint
+from orchestrator.data.fingerprint import UnreadableData, fingerprint, own_path
 from orchestrator.methods import METHODS
 from orchestrator.models import MODELS
 from orchestrator.models.torchvision_names import architectures
@@ -44,6 +44,9 @@ def resolve(config: Mapping[str, Any], sources: Mapping[str, str] | None = None)
         raise SpecError(origin("target"), "give either sparsity, kept or plan, found neither")
     if target.steps and attributes.get("trains"):
         raise SpecError(origin("target.steps"), f"method {method.name!r} trains with the network: it takes no steps")
+    if target.layers and attributes.get("trains_for_target"):
+        problem = f"method {method.name!r} trains for the sparsity of the whole network: it takes no layers"
+        raise SpecError(origin("target.layers"), problem)
     granularities = attributes.get("granularities", ("channels",))
     if target.granularity not in granularities:
         right = {"weights": "weights", "channels": "channels, params or macs"}
@@ -128,7 +131,7 @@ def _planned(raw: Any, model: str, origin: _Origin) -> Any:
     name, place = raw["plan"], origin("target.plan")
     if not isinstance(name, str):
         raise SpecError(place, f"must be the name of a plan, found {shown(name)}")
-    for other in ("sparsity", "kept"):
+    for other in ("sparsity", "kept", "layers"):
         if rest.get(other) is not None:
             raise SpecError(place, f"give either plan or {other}, found both: {name!r} and {shown(rest[other])}")
     if rest.get("quantity") == "weights":
@@ -167,14 +170,11 @@ def _value(model: type[Model], raw: Any, section: str, origin: _Origin) -> Model
 
 def _located(data: Choice, origin: _Origin) -> Choice:
     """Data of the user's own are identified by a fingerprint of their files, wherever these lie."""
-    described = DATA.describe(data.name)
-    path_parameter = next((p for p in described.parameters if p.name == "path"), None)
-    if path_parameter is None:
-        return data
-    path = Path(str(data.params.get("path", path_parameter.default))).expanduser().resolve()
-    if path_parameter.default is not ...:
-        if "path" in data.params and not path.exists() and not data.params.get("download"):
-            raise SpecError(origin("data.path"), f"no such folder: {str(path)!r}")
+    path = own_path(data.name, data.params)
+    if path is None:
+        stated = Path(str(data.params.get("path", ""))).expanduser().resolve()
+        if not stated.exists() and not data.params.get("download"):
+            raise SpecError(origin("data.path"), f"no such folder: {str(stated)!r}")
         return data
     try:
         mark = fingerprint(path)

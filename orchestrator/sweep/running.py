@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from rich.console import Console
 
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import Range, SearchSpace
-from orchestrator.spec.workspace import Workspace
-from orchestrator.store.records import forget, read_latency, read_result, recorded_ids
-from orchestrator.sweep.jobs import Events, Job, remaining_jobs
-from orchestrator.sweep.planning import Plan, plan
+from orchestrator.spec.workspace import Workspace, store_folder
+from orchestrator.store.records import DamagedRecord, forget, read_latency, read_result, recorded_ids
+from orchestrator.sweep.adaptive import Suggestions
+from orchestrator.sweep.jobs import Events, Job, measuring_job, remaining_jobs
+from orchestrator.sweep.planning import ADAPTIVE, Plan, plan
 from orchestrator.sweep.progress import State, outcome_line, view_of
+from orchestrator.sweep.stoppers import Referee
 
 
 class SweepBusy(RuntimeError):
@@ -70,8 +72,8 @@ def run(
         SweepBusy: another driver is at it.
     """
     console = console or Console(stderr=True)
-    planned = plan(space)
-    folder = Path(out).expanduser().resolve() / space.name
+    folder = store_folder(out).resolve() / space.name
+    planned = plan(space, folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         _keep(folder / "searchspace.yaml", as_yaml(space))
@@ -93,7 +95,7 @@ class _Driver(Events):
         recorded = recorded_ids(folder)
         done_before = sum(trial.trial_id in recorded for trial in planned.trials)
         self._jobs = remaining_jobs(planned, recorded, self._stage_is_there)
-        self._state = State(planned.space.name, len(planned.trials), done_before)
+        self._state = State(planned.space.name, planned.total, done_before)
         self._view = view_of(self._state, console)
 
     def run(self) -> Outcome:
@@ -103,7 +105,7 @@ class _Driver(Events):
         with ViewWriter(
             self._folder.parent, space.name, question=space.question or "", searchspace=as_yaml(space)
         ) as self._views:
-            if self._jobs or self._unmeasured():
+            if self._jobs or self.outcome.plan.to_draw or self._unmeasured():
                 self._on_the_cluster(self.outcome.plan)
             if self.outcome.interrupted:
                 # A worker may have finished after the driver stopped listening.
@@ -115,7 +117,7 @@ class _Driver(Events):
 
     def _on_the_cluster(self, planned: Plan) -> None:
         # Ray takes a second to import; a sweep with nothing left to do never needs it.
-        from orchestrator.sweep import measuring, ray_tune
+        from orchestrator.sweep import measuring, preflight, ray_tune
 
         resources = planned.space.resources
         data_cache = os.environ.get("PRUNESWEEP_DATA_CACHE")
@@ -125,17 +127,58 @@ class _Driver(Events):
             "cpus": resources.cpus,
             "data_cache": data_cache,
         }
+        preflight.check_address(self._address)
         with ray_tune.cluster(self._address, resources.cpus):
+            if self._address != "local":
+                preflight.check_nodes(self._address, self._folder.parent, [trial.spec for trial in planned.trials])
             self._state.slots = ray_tune.slots(resources)
             try:
                 with ray_tune.interruptible() as check:
-                    if self._jobs:
+                    if self._jobs or planned.to_draw:
                         with self._timed("trials"), self._view:
-                            ray_tune.run_jobs(self._jobs, place, resources, self, check)
+                            self._run_jobs(ray_tune.run_jobs, place, check)
                     with self._timed("measuring"):
                         self._measure(measuring.measure_all, check)
             except (ray_tune.Interrupted, KeyboardInterrupt):
                 self.outcome.interrupted = True
+
+    def _run_jobs(self, run_jobs: Callable[..., None], place: Mapping[str, Any], check: Callable[[], None]) -> None:
+        planned = self.outcome.plan
+        jobs, suggestions = self._jobs, None
+        if planned.space.search.name in ADAPTIVE:
+            suggestions = Suggestions(planned, self._folder, self._state.slots)
+            jobs = [*jobs, *map(measuring_job, suggestions.unmeasured)]
+        try:
+            run_jobs(
+                jobs,
+                place,
+                planned.space.resources,
+                self,
+                check,
+                suggestions=suggestions,
+                stage_is_there=self._stage_is_there,
+                referee=self._referee(),
+            )
+        finally:
+            if suggestions is not None:
+                suggestions.close()
+                self.outcome.warnings += suggestions.notes
+        if suggestions is not None:
+            if suggestions.error is not None:
+                raise suggestions.error
+            # Among the trials that are measured and summed up are now those that were drawn.
+            self.outcome.plan = plan(planned.space, self._folder)
+
+    def _referee(self) -> Referee | None:
+        """The stopper, with all that trials of this sweep told it before."""
+        planned = self.outcome.plan
+        if planned.space.stopper is None:
+            return None
+        referee = Referee(planned.space)
+        for trial in planned.trials:
+            with suppress(FileNotFoundError, DamagedRecord):
+                referee.recall([read_result(self._folder / "trials" / trial.trial_id / "result.json")])
+        return referee
 
     def _measure(self, measure_all: Callable[..., None], check: Callable[[], None]) -> None:
         folders = self._unmeasured()
@@ -199,6 +242,15 @@ class _Driver(Events):
         self._state.trial_ended(job.key, result)
         self._views.put(result.trial_id)
         self._view.update(outcome_line(result))
+
+    def measured(self, job: Job, error: str | None) -> None:
+        self._state.stage_ended(job.key)
+        trial_id = job.spec.trial_id
+        if error is None:
+            self.outcome.measured += 1
+            self._views.put(trial_id)
+        else:
+            self.outcome.warnings.append(f"no latency for {trial_id}: {error}")
 
     def tick(self) -> None:
         self._view.update()

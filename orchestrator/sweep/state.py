@@ -16,17 +16,17 @@ from orchestrator.sweep.planning import plan
 def state_of(folder: Path) -> dict[str, Any]:
     """Counts of planned trials by state, the best finished one, and the time left (None where it cannot be told)."""
     space = SearchSpace.load(folder / "searchspace.yaml")
-    planned = [trial.trial_id for trial in plan(space).trials]
-    wanted = set(planned)
+    planned = plan(space, folder)
+    wanted = {trial.trial_id for trial in planned.trials}
     results = [result for result in read_results(folder) if result.trial_id in wanted]
     failed = sum(result.status in ("failed", "diverged") for result in results)
     alive = is_running(folder)
-    missing = len(planned) - len(results)
+    missing = max(0, planned.total - len(results))
     slots = max(1, int((_cpus() if alive else 1) // space.resources.cpus))
     running = min(missing, slots) if alive else 0
     return {
         "sweep": space.name,
-        "planned": len(planned),
+        "planned": planned.total,
         "done": len(results) - failed,
         "running": running,
         "failed": failed,

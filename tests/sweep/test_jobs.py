@@ -1,7 +1,7 @@
 """Order of work: shared stages before the trials that need them, and what happens when one fails."""
 
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.sweep.jobs import Job, JobQueue, remaining_jobs
+from orchestrator.sweep.jobs import Job, JobQueue, jobs_of, measuring_job, remaining_jobs
 from orchestrator.sweep.planning import Plan, plan
 
 
@@ -75,3 +75,50 @@ def test_the_queue_is_not_exhausted_while_something_may_come_back() -> None:
     assert not queue.exhausted
     queue.finished(job.key)
     assert queue.exhausted
+
+
+def test_late_jobs_bring_the_stages_they_lack_and_share_those_under_way() -> None:
+    this = planned()
+    queue = JobQueue()
+    assert queue.add(jobs_of(this.trials[0], lambda name, key: False)) == []
+    baseline = queue.take()
+    assert baseline is not None
+    assert (baseline.kind, queue.take()) == ("baseline", None)
+    sibling = next(
+        trial for trial in this.trials[1:] if trial.arm == "l1_norm" and trial.spec.seed == this.trials[0].spec.seed
+    )
+    queue.add(jobs_of(sibling, lambda name, key: False))
+    assert queue.take() is None  # both wait for the one baseline
+    queue.finished(baseline.key)
+    ready = [queue.take(), queue.take(), queue.take()]
+    assert [job.key if job else None for job in ready] == [this.trials[0].trial_id, sibling.trial_id, None]
+
+
+def test_a_late_trial_that_needs_a_failed_stage_is_lost_at_once() -> None:
+    this = planned()
+    queue = JobQueue(jobs_of(this.trials[0], lambda name, key: False))
+    baseline = queue.take()
+    assert baseline is not None
+    queue.failed(baseline.key)
+    sparse = next(trial for trial in this.trials if trial.arm == "sfp" and trial.spec.seed == baseline.spec.seed)
+    (lost,) = queue.add(jobs_of(sparse, lambda name, key: False))
+    assert lost.key == sparse.trial_id
+    assert queue.exhausted
+
+
+def test_a_network_is_measured_while_nothing_else_runs() -> None:
+    queue = JobQueue(remaining_jobs(planned(), set(), lambda name, key: True))
+    first, second = queue.take(), queue.take()
+    assert first is not None
+    assert second is not None
+    queue.finished(first.key)
+    queue = JobQueue([measuring_job(first), second])
+    running = queue.take()
+    assert running is not None
+    assert running.kind == "latency"
+    assert queue.take() is None  # the trial waits
+    queue.finished(running.key)
+    assert queue.take() == second
+    queue.add([measuring_job(second)])
+    assert queue.take() is None  # the measuring waits
+    assert not queue.exhausted

@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 
-.PHONY: setup check test quickstart cover
+.PHONY: setup check test quickstart cover cluster-test docs
 
 setup: $(READY)
 
@@ -29,7 +29,19 @@ cover: setup
 
 quickstart: setup
 	$(BIN)/prunesweep run searchspaces/quickstart.yaml
+	$(BIN)/prunesweep report quickstart
 	@echo
-	@echo "Look at the tables:   $(BIN)/python -c \"from orchestrator import load_results; print(load_results('runs/quickstart')[0])\""
+	@echo "Look at the report:   runs/quickstart/report/index.html"
 	@echo "Look at it in MLflow: $(BIN)/prunesweep ui"
 	@echo "Another question:     copy searchspaces/quickstart.yaml, then $(BIN)/prunesweep plan YOURS.yaml"
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
+	@echo "Read it: build/site/index.html"
+
+# Three hosts made of namespaces on this machine, `ray up`, a lost link, a lost head. Linux and root; about five minutes
+# and 4 GB. Needs Debian's openssh-server, openssh-client, rsync, iproute2 and util-linux; says so where one is missing.
+cluster-test: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'ray[default]'
+	PRUNESWEEP_CLUSTER_TEST=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster -s -rs

@@ -136,9 +136,13 @@ def _answers(setting: Setting, cell: Cell, one_model: bool, plans: set[str]) -> 
 
 
 def _near(setting: Setting, name: str, wanted: float) -> bool:
-    """By what was achieved; by what was asked for, where no trial of the setting has ended well."""
+    """By what was achieved; by what was asked for, where no trial of the setting has ended well.
+
+    A method that finds its own sparsity is asked by a budget of its own.
+    """
     mean = setting.metric(name)
-    value = mean.mean if mean else setting.point.get(name, setting.point.get("target_sparsity"))
+    asked = [setting.point[key] for key in (name, "target_sparsity", "method.budget") if key in setting.point]
+    value = mean.mean if mean else next(iter(asked), None)
     if value is None:
         return False
     if wanted > 1:

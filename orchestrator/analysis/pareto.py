@@ -30,6 +30,8 @@ def front(points: Sequence[Point], directions: Sequence[Direction]) -> list[int]
     """
     costs = _costs(points, directions)
     measured = {i: cost for i, cost in enumerate(costs) if cost is not None}
+    if len(directions) == 2:
+        return _front_of_two(measured)
     return [i for i, cost in measured.items() if not any(_dominates(other, cost) for other in measured.values())]
 
 
@@ -130,6 +132,16 @@ def _costs(points: Sequence[Point], directions: Sequence[Direction]) -> list[tup
         signed = tuple(-v if d == "max" else float(v) for v, d in zip(values, directions, strict=False))
         costs.append(signed if len(values) == len(directions) else None)
     return costs
+
+
+def _front_of_two(measured: Mapping[int, tuple[float, ...]]) -> list[int]:
+    """In order of the first objective, what is better in the second than all before it: fast for thousands."""
+    on, best = [], (math.inf, math.inf)
+    for i, cost in sorted(measured.items(), key=lambda item: item[1]):
+        if cost[1] < best[1] or cost == best:
+            on.append(i)
+            best = (cost[0], cost[1])
+    return sorted(on)
 
 
 def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

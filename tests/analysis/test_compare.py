@@ -1,9 +1,15 @@
 """A sweep beside printed tables: what matches, in which unit, and whether the order holds."""
 
+from pathlib import Path
+
 import pytest
 
+from orchestrator.analysis.aggregate import mean_of
 from orchestrator.analysis.compare import compare, trends
 from orchestrator.analysis.papers import NoSuchTable, papers, table, tables
+from orchestrator.spec.search_space import SearchSpace
+from orchestrator.spec.trial import flat
+from orchestrator.sweep.planning import PlannedTrial, plan
 
 
 def trial(method, seed=0, **columns):
@@ -39,6 +45,50 @@ def test_a_sweep_that_found_the_printed_numbers_differs_by_nothing() -> None:
     }
     shifted = compare(from_table_5(0.5), "004", "5")
     assert {round(one.delta, 6) for one in shifted if one.column == "accuracy_pct"} == {0.5}
+
+
+def test_table_5_of_004_gives_its_printed_means_and_sample_deviations() -> None:
+    found = compare(from_table_5(), "004", 5)
+    wanted = {"accuracy_pct": "92.17 ± 0.25", "flop_sparsity_pct": "50.07 ± 2.70", "param_sparsity_pct": "91.18 ± 1.68"}
+    for column, text in wanted.items():
+        rows = [one for one in found if one.column == column]
+        for values in ([one.printed for one in rows], [one.ours.mean for one in rows if one.ours]):
+            mean = mean_of(values)
+            assert mean is not None
+            assert f"{mean.mean:.2f} ± {mean.sd:.2f}" == text
+
+
+def paper_space(name: str) -> SearchSpace:
+    return SearchSpace.load(Path(__file__).resolve().parents[2] / "searchspaces" / "papers" / name)
+
+
+def test_the_search_space_of_table_5_answers_it_without_a_sparsity() -> None:
+    """MaskConvNet finds its own sparsity: rows are told by its budget, a share of the MACs."""
+    rows = [ended(trial) for trial in plan(paper_space("004_table5.yaml")).trials]
+    found = compare(rows, "004", 5)
+    assert len(found) == 30
+    assert all(one.ours is not None and one.ours.n == 3 for one in found)
+    assert all(one.ours is None for one in compare([row | {"method.budget": 0.6} for row in rows], "004", 5))
+
+
+def test_the_search_space_of_table_6_answers_it_without_a_sparsity() -> None:
+    rows = [ended(trial) for trial in plan(paper_space("004_table6.yaml")).trials]
+    for row in rows:
+        row["mac_sparsity"] = row["method.budget"]
+    removed = [one for one in compare(rows, "004", 6) if one.column == "actual_flop_sparsity_pct"]
+    assert [(one.row, round(one.ours.mean), one.ours.n) for one in removed if one.ours] == [
+        (f"{model} {percent} %", percent, 3) for model in ("VGG-19", "WideResNet-28-10") for percent in (50, 60, 70)
+    ]
+    assert len(removed) == 6
+
+
+def ended(planned: PlannedTrial) -> dict:
+    """What the table of results holds of a planned trial that went well."""
+    spec = planned.spec
+    measured = {"accuracy": 0.92, "mac_sparsity": 0.5, "param_sparsity": 0.9, "latency_ms": 1.0, "latency_speedup": 2.0}
+    fixed = {"status": "done", "seed": spec.seed, "model": spec.model.name, "data": spec.data.name}
+    fixed |= {"arm": planned.arm, "method": spec.method.name, "retrain": spec.retrain.name, "target_sparsity": None}
+    return {**fixed, **measured, "dense_latency_ms": 2.0, **flat(planned.point)}
 
 
 def test_unmatched_rows_are_listed_and_others_order_is_told() -> None:

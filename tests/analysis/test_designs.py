@@ -4,15 +4,9 @@ import math
 
 import pytest
 
-from orchestrator.analysis.designs import (
-    BadDesign,
-    design_values,
-    morris_design,
-    morris_indices,
-    sobol_design,
-    sobol_indices,
-)
+from orchestrator.analysis.designs import design_values, morris_indices, sobol_indices
 from orchestrator.spec.search_space import Range
+from orchestrator.sweep.designs import BadDesign, morris_design, sobol_design
 
 PI = math.pi
 SPACE = {name: Range(low=-PI, high=PI) for name in ("x1", "x2", "x3")}

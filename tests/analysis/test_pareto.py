@@ -18,6 +18,14 @@ def test_a_front_by_hand() -> None:
     assert front_of(rows, {"accuracy": "max", "macs": "min"}) == [rows[0], rows[1], rows[3]]
 
 
+def test_two_objectives_by_sorting_are_as_by_comparing() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        points = [tuple(point) for point in rng.integers(0, 8, (40, 2)).tolist()]
+        beaten = [any(q[0] >= p[0] and q[1] <= p[1] and q != p for q in points) for p in points]
+        assert front(points, ["max", "min"]) == [i for i, is_beaten in enumerate(beaten) if not is_beaten]
+
+
 def test_volumes_by_hand() -> None:
     assert hypervolume([(1, 1)], (0, 0), ["max", "max"]) == 1
     assert hypervolume([(2, 1), (1, 2), (1, 1), (-1, 9)], (0, 0), ["max", "max"]) == 3

@@ -1,0 +1,100 @@
+"""Stores and what can be named: sync, gc, ui, list."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.cli.app import (
+    ERR,
+    OUT,
+    AsJson,
+    Store,
+    SweepName,
+    app,
+    cell,
+    errors,
+    fail,
+    sweep_folder,
+)
+from orchestrator.spec.errors import nearest
+
+
+@app.command()
+def sync(sweep: SweepName, out: Store = Path("runs")) -> None:
+    """Make MLflow and Parquet say what the records say, e.g. after MLflow was away. Exit 1: it still is."""
+    from orchestrator.store.driver_lock import DriverAtWork
+    from orchestrator.sweep.syncing import sync as make_views
+
+    with errors():
+        try:
+            done = make_views(sweep_folder(sweep, out))
+        except DriverAtWork as busy:
+            fail(str(busy))
+    for warning in done.warnings:
+        ERR.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    gone = f", {done.discarded} runs without a record deleted" if done.discarded else ""
+    OUT.print(f"{done.trials} records; Parquet, and MLflow at {done.uri}{gone}", soft_wrap=True, markup=False)
+    if done.warnings:
+        raise typer.Exit(1)
+
+
+@app.command()
+def gc(
+    out: Store = Path("runs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
+) -> None:
+    """Remove stage outputs that no sweep of the store needs, and what killed processes left behind."""
+    from orchestrator.sweep.cleaning import clean, told
+
+    if not out.is_dir():
+        fail(f"no store at {str(out)!r}")
+    for line in told(clean(out, dry_run=dry_run), dry_run=dry_run):
+        OUT.print(line, soft_wrap=True, markup=False)
+
+
+@app.command()
+def ui(
+    out: Store = Path("runs"),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """MLflow's own user interface on the store."""
+    from orchestrator.store.mlflow_store import tracking_uri
+
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (out / "mlflow.db").exists():
+        fail(f"{out / 'mlflow.db'} is not there: run a sweep first, or name its store with --out")
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
+    # In place of this process, so that signals and the exit code are the server's own. The database's password may be
+    # part of the URI: everybody on the machine can read a command line, but not an environment.
+    os.execve(sys.executable, command, os.environ | {"MLFLOW_BACKEND_STORE_URI": tracking_uri(out)})
+
+
+@app.command("list")
+def list_names(
+    what: Annotated[str, typer.Argument(metavar="methods|models|data|schedules|metrics|searches|plans|papers")],
+    as_json: AsJson = False,
+) -> None:
+    """What can be named in a search space: parameters, defaults, source."""
+    from orchestrator.sweep.catalogue import KINDS, catalogue
+
+    if what not in KINDS:
+        fail(f"unknown list {what!r}{nearest(what, KINDS)}")
+    entries = catalogue(what)
+    if as_json:
+        print(json.dumps(entries, indent=2))
+        return
+    columns = list(entries[0]) if entries else []
+    table = Table(show_lines=True)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for entry in entries:
+        table.add_row(*(Text(cell(entry[column])) for column in columns))  # not markup: list[float] has brackets
+    OUT.print(table)

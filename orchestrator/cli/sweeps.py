@@ -1,0 +1,218 @@
+"""Sweeps: plan, run, status."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from orchestrator.cli.app import (
+    ERR,
+    OUT,
+    AsJson,
+    Settings,
+    SpaceFile,
+    Store,
+    SweepName,
+    app,
+    cell,
+    errors,
+    fail,
+    settings_of,
+    sweep_folder,
+)
+from orchestrator.spec.search_space import SearchSpace
+from orchestrator.sweep.planning import STAGE_NAMES, Plan
+from orchestrator.sweep.planning import plan as make_plan
+
+
+@app.command()
+def plan(
+    space: SpaceFile,
+    out: Store = Path("runs"),
+    settings: Settings = None,
+    as_json: AsJson = False,
+    add_controls: Annotated[bool, typer.Option(help="Print the search space with missing controls as arms.")] = False,
+) -> None:
+    """Resolve and check everything; train nothing."""
+    with errors():
+        if add_controls:
+            from orchestrator.report.controls import with_controls
+            from orchestrator.sweep.running import as_yaml
+
+            print(as_yaml(with_controls(SearchSpace.load(space, settings_of(settings)))), end="")
+            return
+        parsed = SearchSpace.load(space, settings_of(settings))
+        planned = make_plan(parsed, out / parsed.name)
+        facts = _facts(planned, out)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = Table(title=f"{planned.space.name}: {facts['question'] or 'no question given'}", title_justify="left")
+    for name, justify in (("arm", "left"), ("method", "left"), ("axes", "left"), ("trials", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for arm in facts["arms"]:
+        table.add_row(arm["arm"], arm["method"], ", ".join(arm["axes"]), str(arm["trials"]))
+    OUT.print(table)
+    stages = facts["stages"]
+    OUT.print(
+        f"{facts['trials']} trials, {facts['done']} done already; "
+        f"{stages['baseline']} distinct baselines, {stages['sparse_training']} sparse trainings, "
+        f"{stages['importance']} importance scores, {stages['step']} steps shared by them"
+    )
+    if planned.to_draw:
+        search = planned.space.search
+        OUT.print(f"{search.name} draws {planned.to_draw} more; what they share shows when they are drawn")
+    if facts["repeated"]:
+        OUT.print(f"{facts['repeated']} more points resolve to trials planned before; each runs once")
+
+
+@app.command()
+def run(
+    space: SpaceFile,
+    out: Store = Path("runs"),
+    address: Annotated[str, typer.Option(help="local, auto, or HOST:PORT of a Ray cluster.")] = "local",
+    settings: Settings = None,
+    retry_failed: Annotated[bool, typer.Option(help="Run trials again that failed before.")] = False,
+) -> None:
+    """Run or resume a sweep. Exit 0: every trial ended well; 1: some failed; 2: bad search space."""
+    from orchestrator.sweep.progress import duration
+    from orchestrator.sweep.running import SweepBusy
+    from orchestrator.sweep.running import run as run_sweep
+
+    with errors():
+        try:
+            outcome = run_sweep(
+                SearchSpace.load(space, settings_of(settings)), out=out, address=address, retry_failed=retry_failed
+            )
+        except SweepBusy as busy:
+            fail(str(busy))
+        except KeyboardInterrupt:
+            ERR.print("stopped before the first trial")
+            raise typer.Exit(130) from None
+    for warning in outcome.warnings:
+        ERR.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    again = " ".join(["prunesweep run", *sys.argv[2:]])
+    if outcome.interrupted:
+        ERR.print(f"stopped; what has ended is kept. Resume with: {again}", markup=False, soft_wrap=True)
+        raise typer.Exit(130)
+    _summary(outcome.folder, outcome.plan)
+    trained = ", ".join(f"{count} {name}" for name, count in outcome.trained.items()) or "no shared stage"
+    took = ", ".join(f"{what} {duration(seconds)}" for what, seconds in outcome.seconds.items())
+    OUT.print(
+        f"executed {outcome.executed} of {len(outcome.plan.trials)} trials, computed {trained}, "
+        f"measured {outcome.measured} latencies{f' ({took})' if took else ''}",
+        soft_wrap=True,
+    )
+    OUT.print(f"records and tables: {outcome.folder}", soft_wrap=True, markup=False)
+    OUT.print(f"MLflow: prunesweep ui --out {out}", soft_wrap=True, markup=False)
+    if outcome.failures:
+        by_reason: dict[str, list[str]] = {}
+        for failure in outcome.failures:
+            by_reason.setdefault(f"{failure.status}: {failure.error}", []).append(failure.trial_id)
+        for reason, ids in by_reason.items():
+            ERR.print(f"{len(ids)} {reason} ({', '.join(ids)})", markup=False, soft_wrap=True)
+        ERR.print(f"{len(outcome.failures)} trials failed; run them again with: {again} --retry-failed", markup=False)
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    sweep: SweepName,
+    out: Store = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Done, running, failed, waiting; the best so far; time left."""
+    from orchestrator.sweep.state import state_of
+
+    folder = sweep_folder(sweep, out)
+    with errors():
+        facts = state_of(folder)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    OUT.print(
+        f"{facts['sweep']}: {facts['planned']} trials: {facts['done']} done, {facts['running']} running, "
+        f"{facts['failed']} failed, {facts['waiting']} waiting"
+    )
+    if facts["seconds_left"] is not None:
+        from orchestrator.sweep.progress import duration
+
+        OUT.print(f"about {duration(facts['seconds_left'])} left")
+    best = facts["best"]
+    if best is not None:
+        told = ", ".join(f"{name} {value}" for name, value in best["point"].items())
+        OUT.print(
+            f"best {best['metric']} so far: {best['value']:.4f} ({best['arm']}: {told}), trial {best['trial_id']}"
+        )
+
+
+def _summary(folder: Path, planned: Plan) -> None:
+    """Mean and deviation over seeds, one row a setting."""
+    from orchestrator.analysis.aggregate import settings
+    from orchestrator.analysis.load import load_results
+
+    ids = {trial.trial_id for trial in planned.trials}
+    rows = [row for row in load_results(folder) if row["trial_id"] in ids]
+    order = {trial.trial_id: i for i, trial in enumerate(planned.trials)}
+    rows.sort(key=lambda row: order[row["trial_id"]])
+    table = Table(title=planned.space.question or planned.space.name, title_justify="left")
+    found = settings(rows, planned.varied)
+    axes = [name for name in planned.varied if name != "seed"]
+    for name in ("arm", *(axis.rpartition(".")[2] for axis in axes)):
+        table.add_column(name)
+    metrics = {
+        "dense_accuracy": "dense %",
+        "pruned_accuracy": "pruned %",
+        "accuracy": "retrained %",
+        "mac_sparsity": "MACs",
+        "param_sparsity": "params",
+        "latency_speedup": "speed-up",
+    }
+    for title in (*metrics.values(), "n"):
+        table.add_column(title, justify="right")
+    for setting in found:
+        values = [setting.metric(name) for name in metrics]
+        cells = [_mean(value, name) for value, name in zip(values, metrics, strict=True)]
+        count = ", ".join([str(len(setting.rows)), *(f"{n} {status}" for status, n in setting.statuses.items())])
+        table.add_row(setting.arm, *(cell(setting.point.get(name)) for name in axes), *cells, count)
+    OUT.print(table)
+
+
+def _mean(value: Any, name: str) -> str:
+    if value is None:
+        return ""
+    if name == "latency_speedup":
+        return f"{value.mean:.2f}x"
+    if name.endswith("_sparsity"):
+        return f"-{value.mean:.1%}" if value.mean else "0%"
+    return f"{value.mean:.2%}".rstrip("%") + ("" if value.sd is None else f" ± {100 * value.sd:.2f}")
+
+
+def _facts(planned: Plan, out: Path) -> dict[str, Any]:
+    from orchestrator.store.records import recorded_ids
+
+    recorded = recorded_ids(out / planned.space.name)
+    arms: dict[str, dict[str, Any]] = {}
+    if planned.to_draw:
+        for arm in planned.arms:
+            method = arm.config.get("method", arm.label)
+            name = method["name"] if isinstance(method, dict) else method
+            arms.setdefault(arm.label, {"arm": arm.label, "method": name, "axes": list(arm.axes), "trials": 0})
+    for trial in planned.trials:
+        fresh = {"arm": trial.arm, "method": trial.spec.method.name, "axes": list(trial.point), "trials": 0}
+        arms.setdefault(trial.arm, fresh)["trials"] += 1
+    return {
+        "sweep": planned.space.name,
+        "question": planned.space.question,
+        "trials": planned.total,
+        "repeated": planned.repeated,
+        "done": sum(trial.trial_id in recorded for trial in planned.trials),
+        "stages": {name: planned.count(name) for name in STAGE_NAMES},
+        "arms": list(arms.values()),
+        "trial_ids": [trial.trial_id for trial in planned.trials],
+    }

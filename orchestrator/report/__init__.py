@@ -1,0 +1,1 @@
+"""A sweep told in words, tables and figures: one self-contained page."""

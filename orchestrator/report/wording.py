@@ -1,0 +1,154 @@
+"""How values, settings and parameters are called in a report."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.analysis.aggregate import Mean, Setting
+
+QUANTITIES = {"macs": "MACs", "params": "parameters", "weights": "weights", "channels": "filters"}
+METRICS = {
+    "accuracy": "test accuracy",
+    "val_accuracy": "validation accuracy",
+    "top5_accuracy": "top-5 test accuracy",
+    "pruned_accuracy": "test accuracy before retraining",
+    "dense_accuracy": "test accuracy of the dense network",
+    "accuracy_drop": "loss of test accuracy",
+    "mac_sparsity": "MACs removed",
+    "param_sparsity": "parameters removed",
+    "filter_sparsity": "filters removed",
+    "weight_sparsity": "weights removed",
+    "latency_ms": "latency in ms",
+    "latency_speedup": "measured speed-up",
+    "compression_ratio": "compression ratio",
+    "macs": "MACs",
+    "params": "parameters",
+}
+NETWORK = ("model", "data")
+
+
+def is_share(metric: str) -> bool:
+    """The metric is a share of 0 to 1, shown as a percentage."""
+    return metric.endswith(("accuracy", "_sparsity", "accuracy_drop"))
+
+
+def shown(value: float, metric: str) -> str:
+    """A value of a metric, e.g. ``99.10 %``, ``0.232``, ``1.45``."""
+    if not math.isfinite(value):
+        return "no number"
+    return f"{100 * value:.2f} %" if is_share(metric) else number(value)
+
+
+def number(value: float) -> str:
+    """A number to four significant digits; whole numbers with separators."""
+    if float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def signed(value: float, form: str) -> str:
+    """A number with its sign, a minus as long as a plus."""
+    return f"{value:+{form}}".replace("-", "−")
+
+
+def difference(value: float, metric: str) -> str:
+    """A signed difference; of shares in points, e.g. ``+0.06 points``."""
+    return f"{signed(100 * value, '.2f')} points" if is_share(metric) else signed(value, ".4g")
+
+
+def mean_sd(mean: Mean | None, metric: str) -> str:
+    """``99.10 ± 0.02``, of shares in percent without the sign; empty where there is none."""
+    if mean is None:
+        return ""
+    if is_share(metric):
+        return f"{100 * mean.mean:.2f}" if mean.sd is None else f"{100 * mean.mean:.2f} ± {100 * mean.sd:.2f}"
+    if not mean.sd or not math.isfinite(mean.mean):
+        return number(mean.mean) if mean.sd is None else f"{number(mean.mean)} ± 0"
+    digits = max(0, 1 - math.floor(math.log10(mean.sd)))
+    return f"{mean.mean:,.{digits}f} ± {mean.sd:,.{digits}f}"
+
+
+def p_value(p: float | None) -> str:
+    """``p = 0.031``, ``p < 0.001``."""
+    if p is None:
+        return "no test"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.01 else f"p = {p:.2f}"
+
+
+def interval(low: float | None, high: float | None, metric: str) -> str:
+    """``95 % interval 98.90 to 99.40 %``; empty where there is none."""
+    if low is None or high is None:
+        return ""
+    if is_share(metric):
+        # Student's interval of two seeds may reach beyond what a share can be.
+        return f"95 % interval {100 * max(low, 0.0):.2f} to {100 * min(high, 1.0):.2f} %"
+    return f"95 % interval {low:.4g} to {high:.4g}"
+
+
+def target(point: Mapping[str, Any]) -> str:
+    """``90 % of MACs``; empty where no share was asked for."""
+    share, quantity = point.get("target.sparsity"), point.get("target.quantity")
+    if share is None:
+        return ""
+    return f"{100 * share:.4g} % of {QUANTITIES.get(str(quantity), 'MACs')}"
+
+
+def plain(value: Any) -> str:
+    """A parameter's value as one would say it."""
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    return number(value) if isinstance(value, int | float) else str(value)
+
+
+def unbroken(text: str) -> str:
+    """The same with spaces that no line is broken at: a number stays with its sign, ``n`` with its number."""
+    return re.sub(r"(?<=\d) (?=%)|(?<=\b[npd]) (?=[=<])|(?<=[=<±]) (?=[\d−])|(?<=\d) (?=±)", "\u00a0", text)
+
+
+def titles(metric: str) -> str:
+    """A metric as the title of an axis or a column, with its unit."""
+    name = METRICS.get(metric, metric.replace("_", " "))
+    return f"{name}, %" if is_share(metric) else name
+
+
+class Names:
+    """Names of the settings of one sweep: only what tells them apart.
+
+    Args:
+        found: the settings.
+        axes: the parameters that may differ, in the order to name them.
+    """
+
+    def __init__(self, found: Sequence[Setting], axes: Sequence[str]) -> None:
+        values = {
+            name: {json.dumps(s.point.get(name), default=str) for s in found}
+            for name in dict.fromkeys([*NETWORK, *axes])
+        }
+        self.differing = [name for name, seen in values.items() if len(seen) > 1 and not name.startswith("target.")]
+        self.others = [name for name in self.differing if name not in (*NETWORK, "method")]
+        self._targets = [name for name in axes if name.startswith("target.") and name not in _TOLD]
+
+    def of(self, setting: Setting) -> str:
+        """``l1_norm, 90 % of MACs, retrain clr``."""
+        return ", ".join(part for part in (setting.arm, target(setting.point), self.rest(setting)) if part)
+
+    def rest(self, setting: Setting) -> str:
+        """What is neither the arm nor the share removed; empty where nothing else differs."""
+        names = [n for n in (*self.differing, *self._targets) if n in setting.point]
+        # An arm named after its method says it already.
+        return ", ".join(
+            f"{_short(name)} {plain(setting.point[name])}" for name in names if setting.point[name] != setting.arm
+        )
+
+
+_TOLD = frozenset({"target.sparsity", "target.quantity"})
+
+
+def _short(name: str) -> str:
+    """`method.penalty_weight` is penalty_weight; every parameter keeps its last word only where it stands alone."""
+    head, _, tail = name.rpartition(".")
+    return tail if head == "method" else name

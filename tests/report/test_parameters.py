@@ -1,0 +1,75 @@
+"""What matters: drawn from a sample of a large sweep, from a design where there is one, and as observed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orchestrator.analysis.load import load_results
+from orchestrator.report import importance
+from orchestrator.report.evidence import gather
+from orchestrator.report.importance import sampled
+from orchestrator.report.parameters import design_bars, importance_bars, interaction
+
+MakeSweep = Callable[..., Path]
+
+
+def by_share(trial: Any) -> dict[str, Any]:
+    """Nothing counts but the share removed, and a little luck."""
+    accuracy = 0.95 - 0.2 * trial.spec.target.sparsity + 0.0005 * trial.spec.seed
+    return {"accuracy": accuracy, "val_accuracy": accuracy}
+
+
+def test_the_share_removed_is_found(make_sweep: MakeSweep, space_text: str) -> None:
+    text = space_text.replace("[0.5, 0.75]", "[0.3, 0.5, 0.7, 0.9]")
+    found = sampled(gather(make_sweep(text, by_share)))
+    assert found.two_greatest == ("target.sparsity", "arm")
+    bars = importance_bars(found.values, "accuracy")
+    assert bars is not None
+    assert bars.names[0] == "target.sparsity"
+    assert bars.floor is not None
+    assert bars.floor[0] < 0.01 < bars.groups[0].y[0]
+
+
+def test_a_large_sweep_is_sampled_and_says_so(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importance, "MOST_SETTINGS", 4)
+    monkeypatch.setattr(importance, "RESAMPLES", 2)
+    evidence = gather(make_sweep())
+    found = sampled(evidence)
+    assert "Computed from 4 of 6 settings" in found.note
+    assert {one.n for one in found.values} == {12}
+    assert found == sampled(evidence)
+
+
+def test_together_as_observed(make_sweep: MakeSweep) -> None:
+    folder = make_sweep()
+    rows = load_results(folder)
+    chart = interaction(gather(folder), "target.sparsity", "arm")
+    assert chart is not None
+    (taylor,) = [series for series in chart.series if series.name == "taylor"]
+    assert taylor.x == ["0.5", "0.75"]
+    for share, y in zip((0.5, 0.75), taylor.y, strict=True):
+        found = [r["accuracy"] for r in rows if r["arm"] == "taylor" and r["target_sparsity"] == share]
+        assert y == pytest.approx(100 * np.mean(found))
+
+
+def test_a_design_is_told_by_its_own_indices(make_sweep: MakeSweep) -> None:
+    text = """
+name: designed
+base: {model: lenet5, data: {name: digits, size: 16}, method: l1_norm}
+axes:
+  target.sparsity: {low: 0.2, high: 0.8}
+  retrain.epochs: {low: 1, high: 8}
+search: {name: morris, trajectories: 4}
+"""
+    found = sampled(gather(make_sweep(text, by_share)))
+    bars = design_bars(found.values, "accuracy")
+    assert bars is not None
+    effects = dict(zip(bars.names, bars.groups[0].y, strict=True))
+    # 0.2 points of accuracy a unit of share, over a span of 0.6.
+    assert effects["target.sparsity"] == pytest.approx(0.12)
+    assert effects["retrain.epochs"] == pytest.approx(0, abs=1e-9)

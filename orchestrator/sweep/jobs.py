@@ -92,7 +92,8 @@ class JobQueue:
         self._waiting = {job.key: job for job in jobs}
         self._running: dict[str, Job] = {}
         self._deaths: dict[str, int] = {}
-        self._failed: set[str] = set()
+        self._failed: dict[str, str] = {}
+        """Stages that failed, or need one that did, and why."""
 
     @property
     def exhausted(self) -> bool:
@@ -104,19 +105,19 @@ class JobQueue:
         """Nothing runs."""
         return not self._running
 
-    def add(self, jobs: Iterable[Job]) -> list[Job]:
-        """Take in more jobs, but for those that are here already; returns trials that need a stage that failed."""
-        lost: list[Job] = []
+    def add(self, jobs: Iterable[Job]) -> list[tuple[Job, str]]:
+        """Take in more jobs, but for those that are here already; returns trials whose stage failed, and why."""
+        lost: list[tuple[Job, str]] = []
         for job in jobs:
             if job.key in self._waiting or job.key in self._running or job.key in self._failed:
                 continue
-            if self._failed.intersection(job.needs):
-                if job.kind == "trial":
-                    lost.append(job)
-                else:
-                    self._failed.add(job.key)
-                continue
-            self._waiting[job.key] = job
+            reason = next((self._failed[need] for need in job.needs if need in self._failed), None)
+            if reason is None:
+                self._waiting[job.key] = job
+            elif job.kind == "trial":
+                lost.append((job, reason))
+            else:
+                self._failed[job.key] = reason
         return lost
 
     def take(self) -> Job | None:
@@ -142,10 +143,10 @@ class JobQueue:
     def finished(self, key: str) -> None:
         self._running.pop(key, None)
 
-    def failed(self, key: str) -> list[Job]:
+    def failed(self, key: str, reason: str) -> list[Job]:
         """Take a failed stage away; returns the trials that can no longer run."""
         self._running.pop(key, None)
-        self._failed.add(key)
+        self._failed[key] = reason
         lost: list[Job] = []
         for job in [job for job in self._waiting.values() if key in job.needs]:
             if self._waiting.pop(job.key, None) is None:
@@ -153,7 +154,7 @@ class JobQueue:
             if job.kind == "trial":
                 lost.append(job)
             else:
-                lost += self.failed(job.key)
+                lost += self.failed(job.key, reason)
         return lost
 
     def _ready(self, job: Job) -> bool:

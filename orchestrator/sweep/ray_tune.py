@@ -188,8 +188,8 @@ class _Feed(Searcher):
 
     def _suggested(self, suggestions: Suggestions) -> Job | None:
         while (trial := suggestions.take(_WAIT_SECONDS if self.queue.exhausted else 0.0)) is not None:
-            for lost in self.queue.add(jobs_of(trial, self._stage_is_there)):
-                self._ended(lost, "a stage it needs failed")
+            for lost, reason in self.queue.add(jobs_of(trial, self._stage_is_there)):
+                self._ended(lost, reason)
             job = self.queue.take()
             if job is not None:
                 return job
@@ -226,8 +226,9 @@ class _Feed(Searcher):
         if reason is None:
             self.queue.finished(job.key)
             return
-        for lost in self.queue.failed(job.key):
-            self._ended(lost, f"{job.kind} failed: {reason}")
+        told = f"{job.kind} failed: {reason}"
+        for lost in self.queue.failed(job.key, told):
+            self._ended(lost, told)
 
     def _ended(self, job: Job, reason: str | None) -> None:
         result = self._record(job, reason)

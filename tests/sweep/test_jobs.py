@@ -48,7 +48,7 @@ def test_a_failed_stage_takes_its_trials_with_it_and_no_others() -> None:
     first = queue.take()
     assert first is not None
     assert first.kind == "baseline"
-    lost = queue.failed(first.key)
+    lost = queue.failed(first.key, "baseline failed: no memory")
     assert {job.spec.seed for job in lost} == {first.spec.seed}
     assert len(lost) == 6
     rest = [job for wave in drain(queue) for job in wave]
@@ -99,10 +99,11 @@ def test_a_late_trial_that_needs_a_failed_stage_is_lost_at_once() -> None:
     queue = JobQueue(jobs_of(this.trials[0], lambda name, key: False))
     baseline = queue.take()
     assert baseline is not None
-    queue.failed(baseline.key)
+    queue.failed(baseline.key, "baseline failed: no memory")
     sparse = next(trial for trial in this.trials if trial.arm == "sfp" and trial.spec.seed == baseline.spec.seed)
-    (lost,) = queue.add(jobs_of(sparse, lambda name, key: False))
+    ((lost, reason),) = queue.add(jobs_of(sparse, lambda name, key: False))
     assert lost.key == sparse.trial_id
+    assert reason == "baseline failed: no memory"
     assert queue.exhausted
 
 

@@ -120,3 +120,29 @@ def export(
         f"one image on this CPU: {form} {found.exported.median:.3f} ms, "
         f"PyTorch {found.pytorch.median:.3f} ms (medians of {found.exported.rounds})"
     )
+
+
+@app.command()
+def register(sweep: SweepName, out: Store = Path("runs")) -> None:
+    """The networks on the front as versions in MLflow's model registry. Exit 1: some cannot be exported."""
+    from orchestrator.store.mlflow_store import MlflowFailure
+    from orchestrator.store.parquet import NoSuchSweep
+    from orchestrator.store.records import DamagedRecord
+    from orchestrator.sweep.registering import register as register_front
+
+    folder = sweep_folder(sweep, out)
+    with errors():
+        try:
+            done = register_front(folder)
+        except (DamagedRecord, NoSuchSweep) as error:
+            fail(str(error))
+        except MlflowFailure as failure:
+            fail(f"MLflow: {failure}; when that is mended: prunesweep sync {sweep}, and register again")
+    for line in done.left_out:
+        ERR.print(f"warning: not registered: {line}", markup=False, soft_wrap=True)
+    for one in done.registered:
+        state = "new" if one.new else "there already"
+        OUT.print(f"{done.name} version {one.version}: trial {one.trial_id} ({state})", soft_wrap=True, markup=False)
+    OUT.print(f"{len(done.registered)} of {done.front} networks on the front", soft_wrap=True, markup=False)
+    if done.left_out:
+        raise typer.Exit(1)

@@ -26,20 +26,29 @@ _LONGEST_TAG = 5000
 def run_metrics(result: TrialResult) -> list[Point]:
     """Final metrics at step 0, the curves ``<stage>/<quantity>`` at their epochs; finite values only.
 
-    The times are the record's too, so that logging the same record twice adds nothing.
+    Where a stage was gone through several times (iterative pruning retrains after each step) its curves go on: a chart
+    would otherwise lay them over one another. The times are the record's too, so that logging the same record twice
+    adds nothing.
     """
     started = milliseconds(result.started) or 0
     ended = max(milliseconds(result.ended) or 0, started)
     final = result.metrics | {f"seconds_{stage}": value for stage, value in result.seconds.items()}
     if result.achieved is not None:
         final["achieved_sparsity"] = result.achieved
-    points = [(_name(name), value, ended, 0) for name, value in final.items()]
+    points = [(metric_name(name), value, ended, 0) for name, value in final.items()]
     elapsed = 0.0
+    last: dict[str, int] = {}
+    begun: dict[str, int] = {}
     for row in result.epochs:
+        step = begun.get(row.stage, 0) + row.epoch
+        if step <= last.get(row.stage, -1):
+            begun[row.stage] = last[row.stage] + 1
+            step = begun[row.stage] + row.epoch
+        last[row.stage] = step
         elapsed += row.seconds if math.isfinite(row.seconds) else 0.0
         # A stage from the cache has the seconds it once took, which may be more than this trial's.
         time = min(started + int(1000 * elapsed), ended)
-        points += [(_name(f"{row.stage}/{curve}"), getattr(row, curve), time, row.epoch) for curve in _CURVES]
+        points += [(metric_name(f"{row.stage}/{curve}"), getattr(row, curve), time, step) for curve in _CURVES]
     return [point for point in points if math.isfinite(point[1])]
 
 
@@ -61,7 +70,7 @@ def run_parameters(result: TrialResult) -> dict[str, str]:
     """What the trial was told. The axes add those of their values that are defaults, which the trial leaves out."""
     told = flat(result.point) | result.parameters()
     texts = {name: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for name, v in told.items()}
-    return {_name(name): redacted(text)[:_LONGEST_VALUE] for name, text in texts.items()}
+    return {metric_name(name): redacted(text)[:_LONGEST_VALUE] for name, text in texts.items()}
 
 
 def run_tags(result: TrialResult) -> dict[str, str]:
@@ -90,6 +99,6 @@ def milliseconds(moment: str) -> int | None:
     return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def _name(path: str) -> str:
+def metric_name(path: str) -> str:
     """A name in MLflow's alphabet."""
     return re.sub(r"[^\w\-. :/]", "_", path)[:_LONGEST_NAME]

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.result import TrialResult
+from orchestrator.spec.search_space import SearchSpace, parse_yaml
 from orchestrator.store.mlflow_store import MlflowFailure, MlflowView, ParentStatus
-from orchestrator.store.parquet import write_views
+from orchestrator.store.parquet import load_results, write_views
 from orchestrator.store.records import RESULT, DamagedRecord, Latency, read_latency, read_result, recorded_ids
+from orchestrator.store.sweep_summary import summary_of
 
 _BATCH = 100
 _PARQUET_SECONDS = 5.0
@@ -31,13 +33,14 @@ class ViewWriter:
     Args:
         out: the store that all sweeps share.
         sweep: name of the sweep, a folder under ``out``.
-        question: the parent run's description.
-        searchspace: text of the search space, an artifact of the parent run.
+        question: the descriptions in MLflow begin with it.
+        searchspace: text of the search space, an artifact of the parent run; its objectives make the front.
     """
 
     def __init__(self, out: Path, sweep: str, *, question: str = "", searchspace: str = "") -> None:
         self._folder = out / sweep
         self._again = f"prunesweep sync {sweep}"
+        self._searchspace = searchspace
         self._mlflow = MlflowView(out, sweep, question=question, searchspace=searchspace)
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._waiting: dict[str, None] = {}
@@ -91,12 +94,22 @@ class ViewWriter:
         if self._unreachable:
             # One more wait for a server that is away would only hold up the end of the sweep.
             return
-        if self._attempt("MLflow", lambda: self._mlflow.finish_parent(self._final)) and missing and self._waiting:
+        if self._attempt("MLflow", self._finish) and missing and self._waiting:
             self._problems["MLflow"] = missing
 
     def _begin(self) -> None:
         self._waiting |= dict.fromkeys(sorted(recorded_ids(self._folder)))
         self._mlflow.start_parent()
+
+    def _finish(self) -> None:
+        try:
+            raw = parse_yaml(self._searchspace, "searchspace.yaml") if self._searchspace else {"name": "unnamed"}
+            table = load_results(self._folder)
+            summary = summary_of(table.to_pylist(), SearchSpace.parse(raw).objectives)
+        except (ValueError, OSError):
+            # A record that cannot be read: the Parquet view has said so. The sweep's run ends without a summary.
+            summary = None
+        self._mlflow.finish_parent(self._final, summary)
 
     def _collect(self) -> bool:
         """Take in what was put; waits until something is to be done. False once closed."""

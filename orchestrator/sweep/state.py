@@ -7,9 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.store.records import read_latency, read_results
+from orchestrator.store.records import Ending, read_endings, read_latency
 from orchestrator.sweep.planning import plan
 
 
@@ -18,22 +17,34 @@ def state_of(folder: Path) -> dict[str, Any]:
     space = SearchSpace.load(folder / "searchspace.yaml")
     planned = plan(space, folder)
     wanted = {trial.trial_id for trial in planned.trials}
-    results = [result for result in read_results(folder) if result.trial_id in wanted]
-    failed = sum(result.status in ("failed", "diverged") for result in results)
+    metric, direction = next(iter(space.objectives.items()))
+    ended = failed = 0
+    lengths: list[float] = []
+    best: tuple[float, Ending] | None = None
+    # One at a time: ten thousand of them kept would cost more than reading them.
+    for ending in read_endings(folder):
+        if ending.trial_id not in wanted:
+            continue
+        ended += 1
+        failed += ending.status in ("failed", "diverged")
+        lengths += _length(ending)
+        value = _value(ending, metric, folder) if ending.status == "done" else None
+        if value is not None and (best is None or (value > best[0] if direction == "max" else value < best[0])):
+            best = value, ending
     alive = is_running(folder)
-    missing = max(0, planned.total - len(results))
+    missing = max(0, planned.total - ended)
     slots = max(1, int((_cpus() if alive else 1) // space.resources.cpus))
     running = min(missing, slots) if alive else 0
     return {
         "sweep": space.name,
         "planned": planned.total,
-        "done": len(results) - failed,
+        "done": ended - failed,
         "running": running,
         "failed": failed,
         "waiting": missing - running,
         "driver_alive": alive,
-        "seconds_left": _seconds_left(results, missing, slots) if alive else None,
-        "best": _best(space, results, folder),
+        "seconds_left": missing * sum(lengths) / len(lengths) / slots if alive and lengths else None,
+        "best": _described(best, metric) if best is not None else None,
     }
 
 
@@ -55,32 +66,25 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _seconds_left(results: list[TrialResult], missing: int, slots: int) -> float | None:
-    lengths = [
-        (datetime.fromisoformat(r.ended) - datetime.fromisoformat(r.started)).total_seconds()
-        for r in results
-        if r.started and r.ended
-    ]
-    return missing * sum(lengths) / len(lengths) / slots if lengths else None
+def _length(ending: Ending) -> list[float]:
+    """Seconds from start to end; none where the record does not say."""
+    if not ending.started or not ending.ended:
+        return []
+    return [(datetime.fromisoformat(ending.ended) - datetime.fromisoformat(ending.started)).total_seconds()]
 
 
-def _best(space: SearchSpace, results: list[TrialResult], folder: Path) -> dict[str, Any] | None:
-    metric, direction = next(iter(space.objectives.items()))
+def _value(ending: Ending, metric: str, folder: Path) -> float | None:
+    if metric in ending.metrics:
+        return ending.metrics[metric]
+    return getattr(read_latency(folder / "trials" / ending.trial_id), metric, None)
 
-    def value(result: TrialResult) -> float | None:
-        if metric in result.metrics:
-            return result.metrics[metric]
-        latency = read_latency(folder / "trials" / result.trial_id)
-        return getattr(latency, metric, None)
 
-    found = [(v, r) for r in results if r.status == "done" and (v := value(r)) is not None]
-    if not found:
-        return None
-    best, result = (max if direction == "max" else min)(found, key=lambda pair: pair[0])
+def _described(best: tuple[float, Ending], metric: str) -> dict[str, Any]:
+    value, ending = best
     return {
         "metric": metric,
-        "value": best,
-        "arm": result.arm,
-        "trial_id": result.trial_id,
-        "point": result.point,
+        "value": value,
+        "arm": ending.arm,
+        "trial_id": ending.trial_id,
+        "point": ending.point,
     }

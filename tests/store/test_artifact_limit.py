@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store import mlflow_store, write_result
+from orchestrator.store import mlflow_runs, write_result
 from orchestrator.store.view_writer import ViewWriter
 
 
 def test_a_large_artifact_is_left_out_with_a_warning(out, make_result, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(mlflow_store, "_LARGEST_ARTIFACT", 10_000)
+    monkeypatch.setattr(mlflow_runs, "_LARGEST_ARTIFACT", 10_000)
     large = make_result(0, analysis={"histogram": list(range(5000))})
     small = make_result(1, analysis={"histogram": [1, 2]})
     for result in (large, small):

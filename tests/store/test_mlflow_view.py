@@ -80,7 +80,9 @@ def test_a_run_shows_what_the_record_says(out, make_result):
     (parent,) = parents(out)
     tags = of_run(out, "tags", run)
     assert tags["mlflow.parentRunId"] == parent
-    assert tags["mlflow.runName"] == f"l1-{result.trial_id[:6]}"
+    assert tags["mlflow.runName"] == f"l1: l1_norm macs 50 % fine_tune restarts=[1, 2] long={'x' * 27}... seed 0"
+    assert result.trial_id in tags["mlflow.note.content"]
+    assert f"#/experiments/1/runs/{parent}?" in tags["mlflow.note.content"]
     params = of_run(out, "params", run)
     for name, value in result.parameters().items():
         assert params[name] == (value if isinstance(value, str) else json.dumps(value))
@@ -104,7 +106,7 @@ def test_a_run_shows_what_the_record_says(out, make_result):
     assert (artifacts(parent) / "searchspace.yaml").read_text() == "name: sweep\n"
     assert (artifacts(parent) / "index.html").exists()
     assert artifacts(run).is_relative_to(out / "mlartifacts")
-    assert of_run(out, "tags", parent)["mlflow.note.content"] == "Which?"
+    assert of_run(out, "tags", parent)["mlflow.note.content"].startswith("**Which?**")
     assert query(out, "select name, status from runs where run_uuid = ?", parent) == [("sweep", "FINISHED")]
     assert query(out, "select count(*) from experiments where name = 'sweep'") == [(1,)]
 

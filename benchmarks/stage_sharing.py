@@ -1,0 +1,127 @@
+"""A sweep whose trials share their stages, beside the same trials with nothing in common: seconds, and trainings run.
+
+    python benchmarks/stage_sharing.py
+
+4 penalties x 6 sparsities x 3 budgets of retraining: sharing needs 1 dense training, 4 sparse trainings and 72
+retrainings. Beside it, in the same call and by the same machinery, every trial trains its own dense and its own sparse
+network, because its learning rate differs from the others' in the ninth digit. What is compared is the time of the
+trials: starting up and measuring latency take both sides the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from datetime import date
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+PENALTIES = [1e-4, 3e-4, 1e-3, 3e-3]
+SPARSITIES = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+BUDGETS = [1, 2, 3]
+RATE = 0.05
+SIDES = ("shared", "alone")
+
+
+def space(side: str, epochs: int) -> dict[str, Any]:
+    """The search space of one side; ``epochs`` are those of a dense and of a sparse training."""
+    method = {"name": "network_slimming", "sparse_epochs": epochs}
+    base = {
+        "model": "lenet_300_100",
+        "data": "digits",
+        "target": {"quantity": "params"},
+        "retrain": "clr",
+        "baseline": {"epochs": epochs, "lr": RATE},
+    }
+    if side == "shared":
+        axes = {"method.penalty_weight": PENALTIES, "target.sparsity": SPARSITIES, "retrain.epochs": BUDGETS}
+        return {"name": side, "base": base | {"method": method}, "axes": axes}
+    arms = [
+        {
+            "name": f"trial{number}",
+            "method": method | {"penalty_weight": penalty},
+            "target": {"quantity": "params", "sparsity": sparsity},
+            "retrain": {"name": "clr", "epochs": budget},
+            "baseline": {"epochs": epochs, "lr": RATE * (1 + 1e-9 * number)},
+        }
+        for number, (penalty, sparsity, budget) in enumerate(product(PENALTIES, SPARSITIES, BUDGETS))
+    ]
+    return {"name": side, "base": base, "arms": arms}
+
+
+def one(side: str, epochs: int, out: Path) -> dict[str, Any]:
+    """Run one side in this process: seconds of its trials, the trainings that ran, and the epochs of these."""
+    from rich.console import Console
+
+    from orchestrator import SearchSpace, run
+    from orchestrator.store.records import read_results
+
+    parsed = SearchSpace.parse(space(side, epochs))
+    outcome = run(parsed, out=out, console=Console(file=open(os.devnull, "w"), force_terminal=False))  # noqa: SIM115
+    results = [result for result in read_results(outcome.folder) if result.status == "done"]
+    assert len(results) == outcome.executed == len(PENALTIES) * len(SPARSITIES) * len(BUDGETS)
+    trained = outcome.trained | {"retrain": outcome.executed}
+    retrained = sum(row.stage == "retrain" for result in results for row in result.epochs)
+    return {
+        "seconds": round(outcome.seconds["trials"], 1),
+        "trainings": trained,
+        "epochs": epochs * (trained["baseline"] + trained["sparse_training"]) + retrained,
+    }
+
+
+def in_a_process(side: str, epochs: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--side", side, "--epochs", str(epochs), "--out", folder]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{side} failed:\n{done.stdout}{done.stderr}")
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Both sides as Markdown, and the ratios."""
+    names = ["baseline", "sparse_training", "retrain"]
+    lines = [["", *(name.replace("_", " ") + "s" for name in names), "epochs", "seconds"], ["---"] * 6]
+    for side, of in found.items():
+        lines.append([side, *(str(of["trainings"][name]) for name in names), str(of["epochs"]), str(of["seconds"])])
+    ratios = [f"{found['alone'][what] / found['shared'][what]:.1f} x" for what in ("epochs", "seconds")]
+    lines.append(["alone / shared", "", "", "", *ratios])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--epochs", type=int, default=30, help="of a dense and of a sparse training")
+    parser.add_argument("--side", choices=SIDES)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--save", type=Path, help="write the figures as JSON")
+    given = parser.parse_args()
+    if given.side:
+        print(json.dumps(one(given.side, given.epochs, given.out)))
+        return
+    load = os.getloadavg()
+    found = {side: in_a_process(side, given.epochs) for side in SIDES}
+    print(table(found))
+    if given.save:
+        facts = {
+            "epochs": given.epochs,
+            "sides": found,
+            "date": date.today().isoformat(),
+            "cpus": os.cpu_count(),
+            "load": load,
+            "versions": {name: version(name) for name in ("ray", "torch")},
+        }
+        given.save.parent.mkdir(parents=True, exist_ok=True)
+        given.save.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

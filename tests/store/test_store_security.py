@@ -22,7 +22,7 @@ SECRETS = {
     "postgresql://me:hunter2@db.example:5432/mlflow": "postgresql://***@db.example:5432/mlflow",
     "mysql+pymysql://me:p@ss/hunter2@db/x": "mysql+pymysql://***@db/x",
     "s3://AKIA123:hunter2/+x@bucket/runs": "s3://***@bucket/runs",
-    "no such folder: '/work/s3:/K:hunter2@bucket/x'": "no such folder: '/work/s3:/***@bucket/x'",
+    "no such folder: '/data/s3:/K:hunter2@bucket/x'": "no such folder: '/data/s3:/***@bucket/x'",
     "https://hunter2@host/a?b=1": "https://***@host/a?b=1",
     "https://host/a?X-Amz-Signature=hunter2&b=1": "https://host/a?X-Amz-Signature=***&b=1",
     "postgresql://db/x?user=me&password=hunter2": "postgresql://db/x?user=me&password=***",

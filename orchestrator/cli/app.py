@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from orchestrator.spec.errors import SpecError, nearest
+from orchestrator.spec.errors import SpecError, nearest, out_of_space
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.search_space import parse_yaml
 from orchestrator.spec.workspace import store_folder
@@ -82,6 +82,10 @@ def errors() -> Iterator[None]:
         fail(f"{error.filename}: {error.strerror}")
     except ConnectionError as error:
         fail(str(error))
+    except OSError as error:
+        if not out_of_space(error):
+            raise
+        fail(f"{error}; what has ended is kept: make space and run it again")
 
 
 def fail(message: str) -> NoReturn:

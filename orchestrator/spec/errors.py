@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -85,3 +86,13 @@ def _siblings(model: type[BaseModel], location: tuple[str | int, ...]) -> list[s
 def _kinds(annotation: Any) -> list[Any]:
     inner = [kind for part in getattr(annotation, "__args__", ()) for kind in _kinds(part)]
     return [annotation, *inner]
+
+
+def out_of_space(problem: BaseException | None) -> bool:
+    """A disk or a quota was full, whatever the library that met it made of that."""
+    while problem is not None:
+        full = isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(problem):
+            return True
+        problem = problem.__cause__ or problem.__context__
+    return False

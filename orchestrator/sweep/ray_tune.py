@@ -25,6 +25,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
+from orchestrator.spec.errors import out_of_space
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import Resources
 from orchestrator.store.records import read_result, write_result
@@ -39,6 +40,10 @@ _WAIT_SECONDS = 5.0
 
 class Interrupted(Exception):
     """A person or a scheduler asked the driver to stop."""
+
+
+class StoreFull(Exception):
+    """There is no space left to write to; nothing that was under way is recorded."""
 
 
 @contextmanager
@@ -167,8 +172,20 @@ class _Feed(Searcher):
         self.given: dict[str, Job] = {}
         self._workspace = dict(workspace)
         self._suggestions, self._stage_is_there, self._referee = suggestions, stage_is_there, referee
+        self.full: str | None = None
+        """What a worker or the driver met when it could no longer write. Tune would take an exception raised here for
+        the trial's; the listener ends the run."""
 
     def suggest(self, trial_id: str) -> Any:
+        if self.full is not None:
+            return None
+        try:
+            return self._next(trial_id)
+        except OSError as problem:
+            self._fill(problem)
+            return None
+
+    def _next(self, trial_id: str) -> Any:
         job = self.queue.take()
         if job is None and self._suggestions is not None:
             job = self._suggested(self._suggestions)
@@ -209,8 +226,22 @@ class _Feed(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         job = self.given.pop(trial_id, None)
-        if job is None:
+        if job is None or self.full is not None:
             return
+        if result is not None and result.get("full"):
+            self.full = str(result["error"])
+            return
+        try:
+            self._completed(job, result, error)
+        except OSError as problem:
+            self._fill(problem)
+
+    def _fill(self, problem: OSError) -> None:
+        if not out_of_space(problem):
+            raise problem
+        self.full = str(problem)
+
+    def _completed(self, job: Job, result: dict[str, Any] | None, error: bool) -> None:
         if error and not self._recorded(job) and self.queue.again(job):
             return
         reason = "the worker died" if error else (result or {}).get("error")
@@ -301,5 +332,7 @@ class _Listener(tune.Callback):
             self._feed.events.epoch(job, result)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._feed.full is not None:
+            raise StoreFull(self._feed.full)
         self._feed.events.tick()
         self._check()

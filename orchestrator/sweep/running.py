@@ -141,6 +141,9 @@ class _Driver(Events):
                         self._measure(measuring.measure_all, check)
             except (ray_tune.Interrupted, KeyboardInterrupt):
                 self.outcome.interrupted = True
+            except ray_tune.StoreFull as full:
+                self.outcome.interrupted = True
+                self.outcome.warnings.append(f"{self._folder.parent} is full: {full}")
 
     def _run_jobs(self, run_jobs: Callable[..., None], place: Mapping[str, Any], check: Callable[[], None]) -> None:
         planned = self.outcome.plan

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.spec.errors import out_of_space
 from orchestrator.spec.result import EpochRow
 from orchestrator.spec.trial import TrialSpec
 from orchestrator.spec.workspace import Workspace
@@ -25,7 +26,21 @@ Tell = Callable[[dict[str, Any]], None]
 
 
 def work(job: Mapping[str, Any], place: Mapping[str, Any], tell: Tell, device: str) -> None:
-    """One job, in a warm worker. The last report has ``ended``, and what went wrong under ``error``."""
+    """One job, in a warm worker. The last report has ``ended``, and what went wrong under ``error``.
+
+    With ``full`` it was the disk: nothing is recorded, and the sweep cannot go on.
+    """
+    from orchestrator.trial.run import reason
+
+    try:
+        tell({"ended": True, "error": _done(job, place, tell, device)})
+    except Exception as problem:
+        if not out_of_space(problem):
+            raise
+        tell({"ended": True, "error": reason(problem), "full": True})
+
+
+def _done(job: Mapping[str, Any], place: Mapping[str, Any], tell: Tell, device: str) -> str | None:
     from orchestrator.trial.run import reason, run_stage, run_trial
 
     workspace = Workspace(
@@ -37,24 +52,24 @@ def work(job: Mapping[str, Any], place: Mapping[str, Any], tell: Tell, device: s
     )
     spec = TrialSpec.model_validate(job["spec"])
     reporter = _Reporter(spec.trial_id, workspace.trial_folder(spec.trial_id), job["rungs"], tell)
-    error: str | None = None
     if job["kind"] == "trial":
         reporter.forget_verdicts()
         result = run_trial(spec, workspace, reporter.epoch, cut=reporter.cut, arm=job["arm"], point=job["point"])
         write_result(workspace.trial_folder(spec.trial_id), result)
-        error = result.error
-    else:
-        try:
-            if job["kind"] == LATENCY:
-                from orchestrator.sweep.measuring import measure
+        return result.error
+    try:
+        if job["kind"] == LATENCY:
+            from orchestrator.sweep.measuring import measure
 
-                folder = workspace.trial_folder(spec.trial_id)
-                write_latency(folder, measure(folder, device, workspace.threads))
-            else:
-                run_stage(job["kind"], spec, workspace, reporter.epoch)
-        except Exception as problem:
-            error = reason(problem)
-    tell({"ended": True, "error": error})
+            folder = workspace.trial_folder(spec.trial_id)
+            write_latency(folder, measure(folder, device, workspace.threads))
+        else:
+            run_stage(job["kind"], spec, workspace, reporter.epoch)
+    except Exception as problem:
+        if out_of_space(problem):
+            raise
+        return reason(problem)
+    return None
 
 
 def verdict_path(trial_folder: Path, rung: int) -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from orchestrator.metrics.size import layer_table, sizes
+from orchestrator.spec.errors import out_of_space
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.result import EpochRow, Status, TrialResult
 from orchestrator.spec.trial import TrialSpec
@@ -56,7 +57,7 @@ def run_trial(
     arm: str = "",
     point: Mapping[str, Any] | None = None,
 ) -> TrialResult:
-    """Run one trial and return its record; what goes wrong is in the record, not raised.
+    """Run one trial and return its record; what goes wrong is in the record, not raised, but for a full disk.
 
     The pruned network is saved in the trial's folder, shared stages in the store's cache. ``report`` and ``cut`` may
     raise `Stopped`: the record then has what was measured so far, and no final accuracy on the test set. A trial that
@@ -76,6 +77,9 @@ def run_trial(
     except torch.cuda.OutOfMemoryError as problem:
         error = f"OutOfMemory: {str(problem).splitlines()[0]}"
     except Exception as problem:
+        if out_of_space(problem):
+            # No property of the trial: it would be recorded as failed, and never run again.
+            raise
         error = reason(problem)
     return TrialResult(
         trial_id=spec.trial_id,

@@ -70,7 +70,6 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
-@pytest.mark.xfail(reason="a full disk ends the run with a traceback, after every job was tried three times")
 def test_a_full_disk_loses_nothing_and_spoils_nothing(survival: ModuleType, tmp_path: Path, small_disk: Path) -> None:
     survival.prepare(tmp_path, "grid", TRIALS)
     sweep = small_disk / "survival"

@@ -42,9 +42,30 @@ def test_masks_start_inside_the_live_range() -> None:
 def test_second_terms_by_hand() -> None:
     v = torch.tensor([-2.5, 0.0, 2.5, 2.5])  # masks 0, .5, 1, 1: mean .625
     variance = (0.625**2 + 0.125**2 + 2 * 0.375**2) / 4
-    assert float(second_term(v, "variance")) == pytest.approx(-variance)
-    assert float(second_term(v, "squares")) == pytest.approx(3 * 6.25 / 4)
-    assert float(second_term(v, "bernoulli")) == pytest.approx(0.25 / 4)
+    assert float(second_term(v, "variance", met=False)) == pytest.approx(-variance)
+    assert float(second_term(v, "variance", met=True)) == pytest.approx(-2.25 / 4)
+    for met in (False, True):
+        assert float(second_term(v, "squares", met=met)) == pytest.approx(3 * 6.25 / 4)
+        assert float(second_term(v, "bernoulli", met=met)) == pytest.approx(0.25 / 4)
+
+
+def test_masks_part_until_the_budget_is_met_and_rise_afterwards() -> None:
+    """The push on a mask is lambda_v * 2 (m - c) * 0.2 / N, away from c: the mean of the masks, then 0."""
+    model = network("chain")
+    method, _, v = prepared(model, base_lambda_m=0.0, base_lambda_v=3.0, scale=1.0)
+    with torch.no_grad():
+        v.copy_(torch.linspace(-2.0, 2.0, len(v)))
+    m = hard_sigmoid(v).detach()
+    (parting,) = torch.autograd.grad(penalty(model, method), v)  # type: ignore[arg-type]
+    torch.testing.assert_close(parting, -3.0 * 2 * (m - m.mean()) * 0.2 / len(v))
+    method, _, v = prepared(
+        network("chain"), target={"quantity": "macs", "sparsity": 0.01}, base_lambda_m=0.0, base_lambda_v=3.0, scale=1.0
+    )
+    with torch.no_grad():
+        v.copy_(torch.linspace(-2.6, 2.0, len(v)))  # one mask is 0, which is more than the budget
+    m = hard_sigmoid(v).detach()
+    (rising,) = torch.autograd.grad(penalty(model, method), v)  # type: ignore[arg-type]
+    torch.testing.assert_close(rising, -3.0 * 2 * m * 0.2 / len(v))
 
 
 def test_the_multiplier_is_the_gap_to_the_target() -> None:
@@ -87,7 +108,7 @@ def test_the_push_on_a_mask_depends_on_neither_width_nor_length() -> None:
         method.prepare(model, task_of(model, BATCHES, steps=steps, quantity="macs", sparsity=0.5))
         rate = method._optimizer.param_groups[0]["lr"]
         travel = rate * steps * method._push / len(method._gates.values) * 0.2 * method.base_lambda_m
-        assert travel == pytest.approx(6000 * 30 / 5504 * 0.2 * 3)
+        assert travel == pytest.approx(6000 * 100 / 5504 * 0.2 * 3)
         assert 2.1 <= method._gates.values.min() <= method._gates.values.max() <= 2.4
 
 

@@ -1,4 +1,4 @@
-"""A controller: the further a network is from its budget, the harder its channels are pushed (MaskConvNet)."""
+"""A controller: the further a network is from its budget, the harder its channels are pushed down (MaskConvNet)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from orchestrator.surgery.costs import Counts, Quantity
 
 
 class Controller:
-    """Multipliers lambda = base * max(0, (T - s) / T), added up over the quantities that are measured.
+    """Multipliers lambda_m = base * max(0, (T - s) / T) and lambda_v = base, added up over the quantities measured.
 
     T is the share of a quantity to remove: the target's, or that of its counts to keep, or else ``budget``; s is the
     share removed when the controller last looked. ``bases``: for every quantity the bases of lambda_m and lambda_v.
+    Before the first look both multipliers are 0; ``met`` says whether every quantity had reached its T at the last.
     """
 
     def __init__(self, task: PruneTask, bases: Mapping[Quantity, tuple[float, float]], budget: float) -> None:
@@ -21,15 +22,18 @@ class Controller:
         self._bases = bases
         self.goals = {quantity: self._goal(quantity, budget) for quantity in bases}
         self.multipliers = (0.0, 0.0)
+        self.met = False
 
     def look(self, counts: Counts) -> None:
         """Set the multipliers by the units that each group has left. counts: (groups,)."""
         lambda_m = lambda_v = 0.0
+        self.met = True
         for quantity, (base_m, base_v) in self._bases.items():
             goal = self.goals[quantity]
             gap = max(0.0, (goal - self.removed(quantity, counts)) / goal) if goal else 0.0
             lambda_m += base_m * gap
-            lambda_v += base_v * gap
+            lambda_v += base_v
+            self.met = self.met and gap == 0
         self.multipliers = (lambda_m, lambda_v)
 
     def removed(self, quantity: Quantity, counts: Counts) -> float:

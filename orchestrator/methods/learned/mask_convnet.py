@@ -28,12 +28,15 @@ def hard_sigmoid(v: Tensor) -> Tensor:
     return (_SLOPE * v + _MIDDLE).clamp(0, 1)
 
 
-def second_term(v: Tensor, kind: str) -> Tensor:
-    """L_v: minus the variance of the masks, the mean of v^2, or the mean of m (1 - m)."""
+def second_term(v: Tensor, kind: str, *, met: bool) -> Tensor:
+    """L_v: minus the masks' mean square distance (from their mean, or from 0 once the budget is ``met``), the mean of
+    v^2, or the mean of m (1 - m)."""
     if kind == "squares":
         return v.square().mean()
     m = hard_sigmoid(v)
-    return -m.var(correction=0) if kind == "variance" else (m * (1 - m)).mean()
+    if kind == "bernoulli":
+        return (m * (1 - m)).mean()
+    return -m.square().mean() if met else -m.var(correction=0)
 
 
 @dataclass
@@ -41,15 +44,17 @@ class MaskConvNet(Ranking):
     """Trained from scratch with hard sigmoid masks on the channels, pushed down for as long as the budget is not met.
 
     Paper 004, section 2.1: mask m = clip(0.2 v + 0.5, 0, 1) behind batch-norm; loss = task + lambda_m L_m +
-    lambda_v L_v, with L_m the mean of the masks and lambda = base * max(0, (T - s) / T), where T is the sparsity to
+    lambda_v L_v, with L_m the mean of the masks and lambda_m = base * max(0, (T - s) / T), where T is the sparsity to
     reach and s the sparsity of the masks m > 0 now, of the ``metric``; with two metrics the multipliers add up. The
     masks that remain are folded into batch-norm. Scores are the masks before they are clipped, so m > 0 is score > 0:
     a target with a sparsity ranks by them, one without keeps m > 0.
 
     Chosen where the paper is silent: the mask's slope; v starts from U(2.4 - ``spread``, 2.4), since masks that start
-    alike arrive at 0 together, far past the budget; L_v; v is trained by plain SGD of its own, whose rate, or else the
-    push, follows from the number of steps, so that masks which the task does not hold go in about a quarter of any
-    training.
+    alike arrive at 0 together, far past the budget; L_v, whose lambda_v is its base all the time: it parts the masks
+    from their mean until the budget is met, and from 0 afterwards, which holds the budget and leaves zeros and ones.
+    (Were it to fade with the gap, masks would shrink together, which the next batch-norm undoes, and stay small.) v is
+    trained by plain SGD of its own, whose rate, or else the push, follows from the number of steps, so that masks which
+    the task does not hold go in about a quarter of any training, or sooner.
 
     Differs from the paper: channels that several layers share have one mask, block outputs included; a target with a
     sparsity is met within 1 %, from whatever sparsity the masks have reached by then, where the paper's stays within
@@ -66,8 +71,8 @@ class MaskConvNet(Ranking):
     budget: OpenShare = 0.5
     """Sparsity the controller aims at where the target states none."""
     l_v: Literal["variance", "squares", "bernoulli"] = "variance"
-    """L_v: minus the variance of the masks, the mean of v^2, or the mean of m (1 - m)."""
-    scale: NonNegative = 30.0
+    """L_v: minus the masks' variance (their mean square once the budget is met), the mean of v^2 or of m (1 - m)."""
+    scale: NonNegative = 100.0
     """Factor on both terms as means over 5504 masks (VGG-19); a mask is pushed as hard in networks of any width."""
     spread: NonNegative = 0.3
     mask_decay: NonNegative = 1e-5
@@ -80,7 +85,7 @@ class MaskConvNet(Ranking):
     """Epochs of the sparse training; None: as many as the dense training has."""
     trains: ClassVar[bool] = True
     trains_for_target: ClassVar[bool] = True
-    training_state: ClassVar[tuple[str, ...]] = ("_gates.values", "_controller.multipliers", "_step")
+    training_state: ClassVar[tuple[str, ...]] = ("_gates.values", "_controller.multipliers", "_controller.met", "_step")
     finds_sparsity: ClassVar[bool] = True
     default_scope: ClassVar[Scope] = "global"
     paper: ClassVar[str] = "004, section 2.1"
@@ -105,7 +110,8 @@ class MaskConvNet(Ranking):
         if lambda_m == 0 and lambda_v == 0:
             return None
         v = self._gates.values
-        return self._push * (lambda_m * hard_sigmoid(v).mean() + lambda_v * second_term(v, self.l_v))
+        second = second_term(v, self.l_v, met=self._controller.met)
+        return self._push * (lambda_m * hard_sigmoid(v).mean() + lambda_v * second)
 
     def after_step(self, model: nn.Module) -> None:
         self._optimizer.step()

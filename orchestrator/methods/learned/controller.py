@@ -10,7 +10,7 @@ from orchestrator.surgery.costs import Counts, Quantity
 
 
 class Controller:
-    """Multipliers lambda_m = base * max(0, (T - s) / T) and lambda_v = base, added up over the quantities measured.
+    """Multipliers lambda_m = base * clip(2 (T - s) / T, 0, 1) and lambda_v = base, summed over what is measured.
 
     T is the share of a quantity to remove: the target's, or that of its counts to keep, or else ``budget``; s is the
     share removed when the controller last looked. ``bases``: for every quantity the bases of lambda_m and lambda_v.
@@ -30,7 +30,7 @@ class Controller:
         self.met = True
         for quantity, (base_m, base_v) in self._bases.items():
             goal = self.goals[quantity]
-            gap = max(0.0, (goal - self.removed(quantity, counts)) / goal) if goal else 0.0
+            gap = min(1.0, max(0.0, 2 * (goal - self.removed(quantity, counts)) / goal)) if goal else 0.0
             lambda_m += base_m * gap
             lambda_v += base_v
             self.met = self.met and gap == 0

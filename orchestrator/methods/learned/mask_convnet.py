@@ -44,17 +44,17 @@ class MaskConvNet(Ranking):
     """Trained from scratch with hard sigmoid masks on the channels, pushed down for as long as the budget is not met.
 
     Paper 004, section 2.1: mask m = clip(0.2 v + 0.5, 0, 1) behind batch-norm; loss = task + lambda_m L_m +
-    lambda_v L_v, with L_m the mean of the masks and lambda_m = base * max(0, (T - s) / T), where T is the sparsity to
-    reach and s the sparsity of the masks m > 0 now, of the ``metric``; with two metrics the multipliers add up. The
+    lambda_v L_v, with L_m the mean of the masks and lambda_m = base * clip(2 (T - s) / T, 0, 1), where T is the
+    sparsity to reach and s that of the masks m > 0 now, of the ``metric``; with two metrics the multipliers add up. The
     masks that remain are folded into batch-norm. Scores are the masks before they are clipped, so m > 0 is score > 0:
     a target with a sparsity ranks by them, one without keeps m > 0.
 
     Chosen where the paper is silent: the mask's slope; v starts from U(2.4 - ``spread``, 2.4), since masks that start
     alike arrive at 0 together, far past the budget; L_v, whose lambda_v is its base all the time: it parts the masks
     from their mean until the budget is met, and from 0 afterwards, which holds the budget and leaves zeros and ones.
-    (Were it to fade with the gap, masks would shrink together, which the next batch-norm undoes, and stay small.) v is
-    trained by plain SGD of its own, whose rate, or else the push, follows from the number of steps, so that masks which
-    the task does not hold go in about a quarter of any training, or sooner.
+    (Were it to fade with the gap, masks would shrink together, which the next batch-norm undoes, and stay small.) The
+    gap counts twice, or weak multipliers would creep towards the budget. v is trained by plain SGD of its own, whose
+    rate, or else the push, follows from the number of steps, so that masks which the task does not hold go early.
 
     Differs from the paper: channels that several layers share have one mask, block outputs included; a target with a
     sparsity is met within 1 %, from whatever sparsity the masks have reached by then, where the paper's stays within
@@ -74,7 +74,7 @@ class MaskConvNet(Ranking):
     """L_v: minus the masks' variance (their mean square once the budget is met), the mean of v^2 or of m (1 - m)."""
     scale: NonNegative = 100.0
     """Factor on both terms as means over 5504 masks (VGG-19); a mask is pushed as hard in networks of any width."""
-    spread: NonNegative = 0.3
+    spread: NonNegative = 1.0
     mask_decay: NonNegative = 1e-5
     """Weight decay of v: it brings masks that are 0 back to where they have a gradient."""
     warm_up: Share = 0.125

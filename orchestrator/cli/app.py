@@ -11,9 +11,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from orchestrator.spec.errors import SpecError, nearest, out_of_space
+from orchestrator.spec.errors import SpecError, StoreAway, nearest, out_of_space
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.search_space import parse_yaml
+from orchestrator.spec.store_uri import address_of
 from orchestrator.spec.workspace import store_folder
 
 app = typer.Typer(
@@ -34,7 +35,10 @@ def _store(out: str) -> Path:
         return store_folder(out)
 
 
-Store = Annotated[Path, typer.Option("--out", metavar="FOLDER", parser=_store, help="The store that sweeps share.")]
+Store = Annotated[
+    Path,
+    typer.Option("--out", metavar="STORE", parser=_store, help="What sweeps share: a folder, s3://... or gs://..."),
+]
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or its folder.")]
 Settings = Annotated[
     list[str] | None,
@@ -45,13 +49,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable, on stand
 
 def sweep_folder(sweep: str, out: Path) -> Path:
     """The folder of a sweep given by name or by path."""
+    from orchestrator.store.mirror import refresh_all, sweeps_of
+
     # Only a plain name is looked up in the store: nothing like ../../elsewhere leads out of it.
     plain = Path(sweep).name == sweep != ".."
-    folder = out / sweep if plain and not (Path(sweep) / "searchspace.yaml").exists() else Path(sweep)
-    if not (folder / "searchspace.yaml").exists():
-        known = [path.parent.name for path in out.glob("*/searchspace.yaml")]
-        fail(f"no sweep {sweep!r} under {out}{nearest(sweep, known)}")
-    return folder
+    with errors():
+        named = out / sweep if plain and not (Path(sweep) / "searchspace.yaml").exists() else store_folder(sweep)
+        refresh_all(named)
+        if not (named / "searchspace.yaml").exists():
+            fail(f"no sweep {sweep!r} under {address_of(out)}{nearest(sweep, sweeps_of(out))}")
+    return named
 
 
 def settings_of(given: list[str] | None) -> dict[str, Any]:
@@ -78,6 +85,8 @@ def errors() -> Iterator[None]:
         yield
     except SpecError as error:
         fail(str(error))
+    except StoreAway as away:
+        fail(str(away))
     except PermissionError as error:
         fail(f"{error.filename}: {error.strerror}")
     except ConnectionError as error:

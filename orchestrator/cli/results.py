@@ -24,6 +24,7 @@ from orchestrator.cli.app import (
     sweep_folder,
 )
 from orchestrator.spec.errors import nearest
+from orchestrator.store.mirror import refresh_trial
 
 
 @app.command()
@@ -102,6 +103,7 @@ def export(
         if trial not in (known := recorded_ids(folder)):
             fail(f"no finished trial {trial!r} in {folder}{nearest(trial, known)}")
         place = folder / "trials" / trial
+        refresh_trial(place)
         try:
             result = read_result(place / "result.json")
         except DamagedRecord as error:

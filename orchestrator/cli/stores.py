@@ -25,6 +25,7 @@ from orchestrator.cli.app import (
     sweep_folder,
 )
 from orchestrator.spec.errors import nearest
+from orchestrator.spec.store_uri import uri_of
 
 
 @app.command()
@@ -54,9 +55,11 @@ def gc(
     """Remove stage outputs that no sweep of the store needs, and what killed processes left behind."""
     from orchestrator.sweep.cleaning import clean, told
 
-    if not out.is_dir():
+    if uri_of(out) is None and not out.is_dir():
         fail(f"no store at {str(out)!r}")
-    for line in told(clean(out, dry_run=dry_run), dry_run=dry_run):
+    with errors():
+        done = clean(out, dry_run=dry_run)
+    for line in told(done, dry_run=dry_run):
         OUT.print(line, soft_wrap=True, markup=False)
 
 
@@ -70,6 +73,8 @@ def ui(
     from orchestrator.store.mlflow_store import tracking_uri
 
     if not os.environ.get("MLFLOW_TRACKING_URI") and not (out / "mlflow.db").exists():
+        if uri_of(out) is not None:
+            fail(f"no MLflow database on this machine: prunesweep sync SWEEP --out {uri_of(out)} makes it from records")
         fail(f"{out / 'mlflow.db'} is not there: run a sweep first, or name its store with --out")
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
     # In place of this process, so that signals and the exit code are the server's own. The database's password may be

@@ -27,6 +27,8 @@ from orchestrator.cli.app import (
     sweep_folder,
 )
 from orchestrator.spec.search_space import SearchSpace
+from orchestrator.spec.store_uri import address_of
+from orchestrator.store.mirror import refresh_all
 from orchestrator.sweep.planning import STAGE_NAMES, Plan
 from orchestrator.sweep.planning import plan as make_plan
 
@@ -43,11 +45,12 @@ def plan(
     with errors():
         if add_controls:
             from orchestrator.report.controls import with_controls
-            from orchestrator.sweep.running import as_yaml
+            from orchestrator.spec.yaml_text import as_yaml
 
             print(as_yaml(with_controls(SearchSpace.load(space, settings_of(settings)))), end="")
             return
         parsed = SearchSpace.load(space, settings_of(settings))
+        refresh_all(out / parsed.name, parsed.search.warm_start)
         planned = make_plan(parsed, out / parsed.name)
         facts = _facts(planned, out)
     if as_json:
@@ -109,8 +112,8 @@ def run(
         f"measured {outcome.measured} latencies{f' ({took})' if took else ''}",
         soft_wrap=True,
     )
-    OUT.print(f"records and tables: {outcome.folder}", soft_wrap=True, markup=False)
-    OUT.print(f"MLflow: prunesweep ui --out {out}", soft_wrap=True, markup=False)
+    OUT.print(f"records and tables: {address_of(outcome.folder)}", soft_wrap=True, markup=False)
+    OUT.print(f"MLflow: prunesweep ui --out {address_of(out)}", soft_wrap=True, markup=False)
     if outcome.failures:
         by_reason: dict[str, list[str]] = {}
         for failure in outcome.failures:

@@ -23,6 +23,12 @@ def build(name: str, params: Mapping[str, object], *, classes: int, channels: in
     Raises :class:`orchestrator.plugins.UnknownName` for a name nobody knows, and :class:`ModelError` for a factory that
     cannot be imported, parameters it does not take, images too small for the network, or a result that is no network.
     """
+    model = made(name, params, classes=classes, channels=channels, size=size)
+    return model.to(device="cpu", dtype=torch.float32).train()
+
+
+def made(name: str, params: Mapping[str, object], *, classes: int, channels: int, size: int) -> nn.Module:
+    """As :func:`build`, but left as the factory made it: under ``torch.device("meta")`` a network without memory."""
     try:
         factory = MODELS.load(name)
     except (ImportError, AttributeError) as error:
@@ -46,7 +52,7 @@ def build(name: str, params: Mapping[str, object], *, classes: int, channels: in
     model = factory(**params, **supplied)
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {name!r} returned {type(model).__name__}, not a torch.nn.Module")
-    return model.to(device="cpu", dtype=torch.float32).train()
+    return model
 
 
-__all__ = ["ModelError", "build"]
+__all__ = ["ModelError", "build", "made"]

@@ -133,6 +133,10 @@ class Resources(Value):
     """GPUs; a fraction lets several trials share one."""
 
 
+AUTO: Literal["auto"] = "auto"
+"""Resources that are measured before the first trial."""
+
+
 class SearchSpace(Value):
     """One question, the trials that may answer it, and how to look."""
 
@@ -154,8 +158,8 @@ class SearchSpace(Value):
     """Metrics and what they must keep to, such as `"<= 12"`."""
     stopper: SerializeAsAny[Stopper] | None = None
     """What ends weak trials early: a bare name, or a mapping."""
-    resources: Resources = Resources()
-    """What one trial holds while it runs."""
+    resources: Resources | Literal["auto"] = Resources()
+    """What one trial holds while it runs; `auto`: as many trials a GPU as measured memory and busyness allow."""
 
     @field_validator("name")
     @classmethod
@@ -183,6 +187,8 @@ class SearchSpace(Value):
             raw["search"] = {"name": raw["search"]}
         if raw.get("stopper") is not None:
             raw["stopper"] = stopper_from(raw["stopper"])
+        if raw.get("resources", AUTO) != AUTO:
+            raw["resources"] = _resources(raw["resources"])
         if isinstance(raw.get("arms"), list):
             raw["arms"] = [_arm(arm, join("arms", i)) for i, arm in enumerate(raw["arms"])]
         _check_axes(raw.get("axes", {}), "axes")
@@ -250,6 +256,9 @@ def with_setting(raw: Any, dotted: str, value: Any) -> Any:
         return {**raw, "axes": {**axes, ".".join(parts[1:]): value}}
     if parts[0] in _SECTIONS:
         parts = ["base", *parts]
+    if parts[0] == "resources" and (isinstance(raw.get("resources"), str) or isinstance(value, str)):
+        # `auto` is no name that parameters could be given to.
+        raw = {key: held for key, held in raw.items() if key != "resources"}
     return assign(raw, parts, value)
 
 
@@ -271,6 +280,17 @@ def assign(config: Mapping[str, Any], parts: list[str], value: Any) -> dict[str,
         named = {"name": current} if isinstance(current, str) else current
         return {**config, head: {**named, **value}}
     return {**config, head: value}
+
+
+def _resources(raw: Any) -> Resources:
+    """Of a union pydantic would tell what is wrong with each of its kinds."""
+    if not isinstance(raw, Mapping):
+        raise SpecError("resources", f"must be {AUTO!r} or a mapping with cpus and gpus, found {shown(raw)}")
+    try:
+        return Resources.model_validate(dict(raw))
+    except ValidationError as error:
+        location, message = first_problem(error, Resources)
+        raise SpecError(join("resources", *location), message) from None
 
 
 def _arm(raw: Any, path: str) -> dict[str, Any]:
@@ -327,4 +347,4 @@ _Loader.add_implicit_resolver(
     list("-+0123456789."),
 )
 
-__all__ = ["Arm", "Axis", "Range", "Resources", "Search", "SearchSpace", "assign", "with_setting"]
+__all__ = ["AUTO", "Arm", "Axis", "Range", "Resources", "Search", "SearchSpace", "assign", "with_setting"]

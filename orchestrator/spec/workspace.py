@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from orchestrator.spec.errors import SpecError
+from orchestrator.spec.store_uri import is_uri, mirror_of
+
+
+class Remote(Protocol):
+    """The bucket that holds a store, as a trial needs it; every path is one in the mirror. See ``store/bucket.py``."""
+
+    def read(self, path: Path) -> bytes | None:
+        """What an object holds, or None where there is none."""
+
+    def put(self, path: Path, file: Path | None = None) -> None:
+        """Send a file, by the name it has yet where that is another; an earlier object is replaced whole."""
+
+    def take(self, folder: Path) -> bool:
+        """Make a folder what it is in the bucket, whole or not at all; False where there is nothing."""
+
+    def remove(self, path: Path) -> None:
+        """Remove an object from the bucket, if it is there; the mirror stays as it is."""
+
+    def clear(self, folder: Path) -> None:
+        """Remove all below a folder from the bucket; the mirror stays as it is."""
+
+    def alone(self, path: Path) -> AbstractContextManager[None]:
+        """Wait until no process of any machine is alone with this path, then be it."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +42,7 @@ class Workspace:
         device: a torch device, e.g. ``cpu`` or ``cuda``.
         threads: arithmetic threads of the trial (the CPUs it was given).
         data_cache: where decoded images are kept on this machine; None: the user's cache folder.
+        remote: the bucket that ``out`` mirrors; None: ``out`` itself is the store.
     """
 
     out: Path
@@ -26,6 +50,7 @@ class Workspace:
     device: str = "cpu"
     threads: int = 1
     data_cache: Path | None = None
+    remote: Remote | None = None
 
     @property
     def folder(self) -> Path:
@@ -39,7 +64,9 @@ class Workspace:
 
 
 def store_folder(out: str | Path) -> Path:
-    """The store as a folder of this machine; raises :class:`SpecError` for what is none, such as ``s3://bucket``."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+]+:/", str(out)):
-        raise SpecError("--out", f"must be a folder (on a cluster, one that every machine sees), found {str(out)!r}")
-    return Path(out).expanduser()
+    """The store as a folder of this machine: itself, or the mirror of ``s3://`` and ``gs://`` URIs.
+
+    Raises:
+        SpecError: it is neither.
+    """
+    return mirror_of(str(out)) if is_uri(out) else Path(out).expanduser()

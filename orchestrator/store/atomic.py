@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whenever their writer is killed."""
+"""Files that appear whole or not at all, whenever their writer is killed; of a store in a bucket, there first."""
 
 from __future__ import annotations
 
@@ -10,13 +10,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.store.bucket import Bucket, bucket_of
+
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK})
 _CLAIM_SECONDS = 10.0
 """Between a claim and its release lies one rename; a claim that is older belongs to a dead writer."""
 
 
 def write_once(path: Path, data: bytes) -> bool:
-    """Write a file unless it exists: True for the one writer whose data stand, False for every other."""
+    """Write a file unless it exists: True for the one writer whose data stand, False for every other.
+
+    In a bucket the object decides; the mirror shows what stands.
+    """
+    bucket = bucket_of(path)
+    if bucket is not None:
+        mine = bucket.create(path, data)
+        standing = data if mine else bucket.read(path)
+        if standing is not None:
+            with replacing_here(path) as temporary:
+                temporary.write_bytes(standing)
+        return mine
     if path.exists():
         return False
     temporary = _temporary(path)
@@ -39,12 +52,27 @@ def write_once(path: Path, data: bytes) -> bool:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name to write to; it takes the place of ``path`` when the block ends well, and vanishes otherwise."""
+    with _replacing(path, bucket_of(path)) as temporary:
+        yield temporary
+
+
+@contextmanager
+def replacing_here(path: Path) -> Iterator[Path]:
+    """The same, on this machine alone: a bucket is told nothing."""
+    with _replacing(path, None) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _replacing(path: Path, bucket: Bucket | None) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
         yield temporary
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
+        if bucket is not None:
+            bucket.put(path, temporary)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     finally:

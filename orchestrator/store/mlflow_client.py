@@ -7,17 +7,30 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.spec.redacting import redacted
-from orchestrator.store.atomic import replacing
+from orchestrator.store.atomic import replacing_here
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 _PAGE = 1000
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """A run by the little that tells whether there is anything to do about it."""
+
+    run_id: str
+    status: str
+    started: int
+    """Milliseconds since 1970."""
+    tags: tuple[str | None, ...]
+    """The values of those that were asked for."""
 
 
 class MlflowFailure(ValueError):
@@ -52,7 +65,7 @@ def make_database(path: Path) -> None:
     _quiet()
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 
-    with replacing(path) as temporary:
+    with replacing_here(path) as temporary:
         engine = create_sqlalchemy_engine(f"sqlite:///{temporary.resolve()}")
         try:
             _initialize_tables(engine)
@@ -83,6 +96,40 @@ def find_runs(client: MlflowClient, experiment: str, condition: str) -> list[Run
         token = page.token
         if not token:
             return found
+
+
+def list_runs(uri: str, experiment: str, parent: str, tags: tuple[str, ...]) -> list[ListedRun] | None:
+    """All active runs below a parent run, by one query of MLflow's database; None where a server keeps that.
+
+    Ten thousand runs take 0.1 s, and 15 s with their parameters, metrics and tags, from which MLflow's own search
+    cannot refrain.
+    """
+    from mlflow.store.db.db_types import DATABASE_ENGINES
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+    from mlflow.store.tracking.dbmodels.models import SqlRun, SqlTag
+    from sqlalchemy import and_, select
+    from sqlalchemy.orm import aliased
+
+    if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
+        return None
+    below = aliased(SqlTag)
+    wanted = [aliased(SqlTag) for _ in tags]
+    query: Any = select(SqlRun.run_uuid, SqlRun.status, SqlRun.start_time, *(tag.value for tag in wanted))
+    query = query.join(below, and_(below.run_uuid == SqlRun.run_uuid, below.key == "mlflow.parentRunId"))
+    for name, tag in zip(tags, wanted, strict=True):
+        query = query.outerjoin(tag, and_(tag.run_uuid == SqlRun.run_uuid, tag.key == name))
+    query = query.where(
+        SqlRun.experiment_id == int(experiment), SqlRun.lifecycle_stage == "active", below.value == parent
+    )
+    engine = create_sqlalchemy_engine(uri)
+    try:
+        with engine.connect() as connection:
+            return [
+                ListedRun(run_id, status, started or 0, tuple(values))
+                for run_id, status, started, *values in connection.execute(query)
+            ]
+    finally:
+        engine.dispose()
 
 
 def reason_of(error: Exception) -> str:

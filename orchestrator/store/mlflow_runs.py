@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.spec.redacting import redacted_values
 from orchestrator.spec.result import LATENCY_METRICS, TrialResult
-from orchestrator.store.mlflow_client import find_runs
+from orchestrator.store.mlflow_client import find_runs, list_runs
 from orchestrator.store.records import Latency
 from orchestrator.store.run_values import (
     latency_metrics,
@@ -24,10 +24,14 @@ from orchestrator.store.run_values import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run, RunTag
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow's page shows as a description, in Markdown."""
 
+RECORD = "prunesweep.record"
+"""The tag that says which record a run shows, by its stamp: one that shows it still need not be compared with it."""
+FINAL = frozenset({"FINISHED", "KILLED", "FAILED"})
 _LARGEST_ARTIFACT = 10 * 2**20
 """Bytes of one artifact of a trial. Ten thousand trials at a megabyte each fill a server; what is larger stays in the
 record alone."""
@@ -43,10 +47,23 @@ class Child:
     run_id: str
     name: str = ""
     status: str = "RUNNING"
+    stamp: str | None = None
+    """Of the record that it shows."""
     end_time: int | None = None
     params: frozenset[str] = frozenset()
     tags: frozenset[str] = frozenset()
     latency: dict[str, float] = field(default_factory=dict)
+    complete: bool = True
+    """False where it was only listed: end, parameters, tags and latency are not known."""
+
+    @property
+    def final(self) -> bool:
+        """Not what a killed driver left."""
+        return self.status in FINAL
+
+    def shows_record(self, stamp: str) -> bool:
+        """It is final, and of the record with this stamp."""
+        return self.final and self.stamp == stamp
 
     def shows(self, status: str, ended: int | None) -> bool:
         """It is final, says this, and was not written before runs had descriptions."""
@@ -61,31 +78,71 @@ class Child:
         )
 
 
-def find_children(client: MlflowClient, experiment: str, parent: str) -> dict[str, Child]:
+def list_children(client: MlflowClient, uri: str, experiment: str, parent: str) -> dict[str, Child]:
     """The child run of each trial. Where a lost reply made a second one, the older stays."""
     found: dict[str, Child] = {}
-    runs = find_runs(client, experiment, f"tags.`mlflow.parentRunId` = '{parent}'")
-    for run in sorted(runs, key=lambda run: (run.info.status == "RUNNING", run.info.start_time, run.info.run_id)):
-        trial_id = run.data.tags.get("trial_id")
+    condition = f"tags.`mlflow.parentRunId` = '{parent}'"
+    listed = list_runs(uri, experiment, parent, ("trial_id", RECORD))
+    if listed is None:
+        children = [
+            (run.info.start_time, run.data.tags.get("trial_id"), _child(run))
+            for run in find_runs(client, experiment, condition)
+        ]
+    else:
+        children = [
+            (run.started, run.tags[0], Child(run.run_id, status=run.status, stamp=run.tags[1], complete=False))
+            for run in listed
+        ]
+    for _, trial_id, child in sorted(children, key=lambda one: (not one[2].final, one[0], one[2].run_id)):
         if trial_id is None:
             continue
         if trial_id in found:
-            client.delete_run(run.info.run_id)
-            continue
-        found[trial_id] = Child(
-            run_id=run.info.run_id,
-            name=run.info.run_name,
-            status=run.info.status,
-            end_time=run.info.end_time,
-            params=frozenset(run.data.params),
-            tags=frozenset(run.data.tags),
-            latency={name: run.data.metrics[name] for name in LATENCY_METRICS if name in run.data.metrics},
-        )
+            client.delete_run(child.run_id)
+        else:
+            found[trial_id] = child
     return found
 
 
-def fill(client: MlflowClient, child: Child, result: TrialResult, latency: Latency | None, note: str) -> list[str]:
-    """Everything but the final status; returns the artifacts that are too large."""
+def complete(client: MlflowClient, experiment: str, children: Iterable[Child]) -> dict[str, Child]:
+    """The same with all that is known of them, by run id; at most a few hundred at once."""
+    asked = [child.run_id for child in children]
+    if not asked:
+        return {}
+    ids = ", ".join(f"'{run_id}'" for run_id in asked)
+    return {run.info.run_id: _child(run) for run in find_runs(client, experiment, f"attributes.run_id IN ({ids})")}
+
+
+def _child(run: Run) -> Child:
+    return Child(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        status=run.info.status,
+        stamp=run.data.tags.get(RECORD),
+        end_time=run.info.end_time,
+        params=frozenset(run.data.params),
+        tags=frozenset(run.data.tags),
+        latency={name: run.data.metrics[name] for name in LATENCY_METRICS if name in run.data.metrics},
+    )
+
+
+def fill(
+    client: MlflowClient,
+    child: Child,
+    result: TrialResult,
+    latency: Latency | None,
+    note: str,
+    labels: Sequence[RunTag],
+) -> list[str]:
+    """Everything but the final status; returns the artifacts that are too large.
+
+    Args:
+        client: of MLflow.
+        child: the trial's run, which is not final.
+        result: the record.
+        latency: what was measured of it.
+        note: the run's description.
+        labels: tags beside those that follow from the record.
+    """
     from mlflow.entities import Metric, Param, RunTag
 
     tags = run_tags(result) | {NOTE: note}
@@ -94,7 +151,7 @@ def fill(client: MlflowClient, child: Child, result: TrialResult, latency: Laten
     metrics = [Metric(*point) for point in run_metrics(result) + latency_metrics(latency, result)]
     # MLflow refuses to change a parameter; what a run has already it keeps.
     params = [Param(name, text) for name, text in run_parameters(result).items() if name not in child.params]
-    labels = [RunTag(name, text) for name, text in tags.items()]
+    labels = [*(RunTag(name, text) for name, text in tags.items()), *labels]
     batches = zip_longest(_chunks(metrics, _MOST_METRICS), _chunks(params, _MOST_PARAMS), [labels], fillvalue=())
     for some_metrics, some_params, some_tags in batches:
         client.log_batch(child.run_id, some_metrics, some_params, some_tags)

@@ -6,7 +6,7 @@ its final status last. So a run that is not final was left by a killed driver, a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,7 +22,7 @@ from orchestrator.store.mlflow_client import (
 )
 from orchestrator.store.mlflow_models import PrunedNetwork, Registered, register_networks
 from orchestrator.store.mlflow_parent import describe, experiment_of, parent_of, run_address
-from orchestrator.store.mlflow_runs import Child, fill, find_children
+from orchestrator.store.mlflow_runs import RECORD, Child, complete, fill, list_children
 from orchestrator.store.records import Latency
 from orchestrator.store.run_notes import run_name, run_note
 from orchestrator.store.run_values import latency_metrics, latency_values, milliseconds
@@ -106,26 +106,52 @@ class MlflowView:
             runs = {trial_id: child.run_id for trial_id, child in self._known_children().items()}
             return register_networks(client, experiment, self.sweep, networks, runs)
 
-    def sync(self, results: Sequence[TrialResult], latencies: Mapping[str, Latency] | None = None) -> int:
+    def lacking(self, stamps: Mapping[str, str]) -> list[str]:
+        """The trials of which no finished run shows the record; neither records nor runs are opened.
+
+        Args:
+            stamps: trial id -> the stamp of its record.
+
+        Raises:
+            MlflowFailure: MLflow cannot be asked.
+        """
+        with self._failures(waiting=frozenset(stamps)):
+            known = self._known_children()
+        shown = {i for i, stamp in stamps.items() if i in known and known[i].shows_record(stamp)}
+        return [trial_id for trial_id in stamps if trial_id not in shown]
+
+    def sync(
+        self,
+        results: Sequence[TrialResult],
+        latencies: Mapping[str, Latency] | None = None,
+        stamps: Mapping[str, str] | None = None,
+    ) -> int:
         """Give every record exactly one finished run, and add latencies to it; returns how many runs were written.
+
+        Args:
+            results: the records.
+            latencies: by trial id.
+            stamps: by trial id, taken before the record was read. A run keeps that of the record it shows; one without
+                is compared with its record again.
 
         Raises:
             MlflowFailure: some runs could not be written; all others were.
         """
         with self._failures(waiting=frozenset(result.trial_id for result in results)):
-            self._known_children()
+            self._complete(result.trial_id for result in results)
         written = 0
         failed: dict[str, str] = {}
         in_a_row = 0
         for result in results:
+            trial_id = result.trial_id
             if in_a_row == _FAILURES_IN_A_ROW:
-                failed[result.trial_id] = "not tried"
+                failed[trial_id] = "not tried"
                 continue
             try:
-                written += self._sync_one(result, (latencies or {}).get(result.trial_id))
+                written += self._sync_one(result, (latencies or {}).get(trial_id), (stamps or {}).get(trial_id))
                 in_a_row = 0
             except Exception as error:
-                failed[result.trial_id] = reason_of(error)
+                failed[trial_id] = reason_of(error)
                 in_a_row += 1
         if failed:
             self._disconnect()
@@ -136,24 +162,29 @@ class MlflowView:
     def discard_all_but(self, trial_ids: Collection[str]) -> int:
         """Delete the runs of all other trials (their records were removed); returns how many."""
         with self._failures():
-            client, experiment, parent = self._connect()
-            self._children = find_children(client, experiment, parent)
-            lost = self._children.keys() - set(trial_ids)
+            client, _, _ = self._connect()
+            self._children = None
+            known = self._known_children()
+            lost = known.keys() - set(trial_ids)
             for trial_id in lost:
-                client.delete_run(self._children.pop(trial_id).run_id)
+                client.delete_run(known.pop(trial_id).run_id)
         return len(lost)
 
-    def _sync_one(self, result: TrialResult, latency: Latency | None) -> int:
-        from mlflow.entities import Metric
+    def _sync_one(self, result: TrialResult, latency: Latency | None, stamp: str | None) -> int:
+        from mlflow.entities import Metric, RunTag
 
         client, experiment, parent = self._connect()
         children = self._known_children()
         status, ended = _STATUS[result.status], milliseconds(result.ended)
         child = children.get(result.trial_id)
+        labels = [] if stamp is None else [RunTag(RECORD, stamp)]
         if child is not None and child.shows(status, ended):
-            if not child.lacks(latency):
+            lacks = child.lacks(latency)
+            if not lacks and stamp in (None, child.stamp):
                 return 0
-            client.log_batch(child.run_id, [Metric(*point) for point in latency_metrics(latency, result)])
+            metrics = [Metric(*point) for point in latency_metrics(latency, result)] if lacks else []
+            client.log_batch(child.run_id, metrics, [], labels)
+            written = int(lacks)
         else:
             name = run_name(result)
             if child is None:
@@ -161,21 +192,35 @@ class MlflowView:
                 started = milliseconds(result.started) or ended
                 run = client.create_run(experiment, start_time=started, tags=tags, run_name=name)
                 child = children[result.trial_id] = Child(run.info.run_id, name)
-            elif child.name != name:
-                client.update_run(child.run_id, name=name)
-                child.name = name
+            elif child.name != name or child.final:
+                # No longer final until it says all, or a kill now would leave a final run of two records.
+                client.update_run(child.run_id, status="RUNNING", name=name)
+                child.name, child.status = name, "RUNNING"
             note = run_note(result, self.sweep, run_address(experiment, parent))
-            self.left_out += [f"{result.trial_id}: {what}" for what in fill(client, child, result, latency, note)]
+            self.left_out += [
+                f"{result.trial_id}: {what}" for what in fill(client, child, result, latency, note, labels)
+            ]
             client.set_terminated(child.run_id, status, ended)
             child.status, child.end_time = status, ended
+            written = 1
         child.latency |= latency_values(latency)
-        return 1
+        child.stamp = stamp or child.stamp
+        return written
 
     def _known_children(self) -> dict[str, Child]:
-        client, experiment, parent = self._connect()
         if self._children is None:
-            self._children = find_children(client, experiment, parent)
+            client, experiment, parent = self._connect()
+            self._children = list_children(client, tracking_uri(self.out), experiment, parent)
         return self._children
+
+    def _complete(self, trial_ids: Iterable[str]) -> None:
+        """Learn all of the runs of these trials that is not known yet."""
+        client, experiment, _ = self._connect()
+        known = self._known_children()
+        listed = {i: known[i] for i in trial_ids if i in known and not known[i].complete}
+        found = complete(client, experiment, listed.values())
+        for trial_id, child in listed.items():
+            known[trial_id] = found[child.run_id]
 
     def _connect(self) -> tuple[MlflowClient, str, str]:
         if self._connection is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from orchestrator.spec.redacting import redacted_values
 from orchestrator.spec.result import LATENCY_METRICS, METRICS, EpochRow, LayerRow, TrialResult
 from orchestrator.spec.trial import flat
 from orchestrator.store.atomic import replacing
-from orchestrator.store.records import LATENCY, RESULT, Latency, read_latency, read_results, recorded_ids
+from orchestrator.store.records import Latency, read_latency, read_results
+from orchestrator.store.stamps import stamps_of
 
 VIEWS_VERSION = "1"
 """Raised when the columns change, so that views written before are made anew."""
@@ -202,19 +203,9 @@ def _point_column(values: list[Any]) -> pa.Array:
 def _fingerprint(sweep_folder: Path) -> bytes:
     """Changes whenever a record or a measurement comes, goes or is replaced; reads none of them."""
     digest = hashlib.sha256(VIEWS_VERSION.encode())
-    for line in _stamps(sweep_folder):
-        digest.update(line.encode())
+    for trial_id, stamp in stamps_of(sweep_folder).items():
+        digest.update(f"{trial_id} {stamp}\n".encode())
     return digest.hexdigest().encode()
-
-
-def _stamps(sweep_folder: Path) -> Iterator[str]:
-    for trial_id in sorted(recorded_ids(sweep_folder)):
-        for name in (RESULT, LATENCY):
-            try:
-                found = (sweep_folder / "trials" / trial_id / name).stat()
-            except FileNotFoundError:
-                continue
-            yield f"{trial_id}/{name}:{found.st_mtime_ns}:{found.st_size}:{found.st_ino}\n"
 
 
 def _is_current(folder: Path, fingerprint: bytes) -> bool:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.spec.result import Status, TrialResult
 from orchestrator.store.atomic import replacing, write_once
+from orchestrator.store.bucket import bucket_of
 
 RESULT = "result.json"
 LATENCY = "latency.json"
@@ -125,8 +126,11 @@ def forget(folder: Path) -> bool:
         status = "failed"
     if status in ("done", "stopped"):
         raise FinishedTrial(f"{path}: only a failed trial can be forgotten, this one is {status!r}")
-    (folder / LATENCY).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+    bucket = bucket_of(folder)
+    for lost in (folder / LATENCY, path):
+        if bucket is not None:
+            bucket.remove(lost)
+        lost.unlink(missing_ok=True)
     return True
 
 

@@ -14,10 +14,13 @@ from orchestrator.spec.search_space import SearchSpace, parse_yaml
 from orchestrator.store.mlflow_store import MlflowFailure, MlflowView, ParentStatus
 from orchestrator.store.parquet import load_results, write_views
 from orchestrator.store.records import RESULT, DamagedRecord, Latency, read_latency, read_result, recorded_ids
+from orchestrator.store.stamps import stamp_of
 from orchestrator.store.sweep_summary import summary_of
 
 _BATCH = 100
 _PARQUET_SECONDS = 5.0
+_FIRST_PARQUET_SECONDS = 20.0
+"""A sweep that is resumed starts its workers before this thread reads ten thousand records: one process, one lock."""
 _RETRY_SECONDS = 30.0
 _SHARE = 20
 """Making a view anew waits for this many times what it took the last time: 5 % of a core, however large the sweep."""
@@ -47,7 +50,8 @@ class ViewWriter:
         self._problems: dict[str, str] = {}
         self._final: ParentStatus = "FINISHED"
         self._closing = False
-        self._mlflow_next = self._parquet_next = 0.0
+        self._mlflow_next = 0.0
+        self._parquet_next = time.monotonic() + _FIRST_PARQUET_SECONDS
         self._parquet_stale = True
         self._unreachable = False
         self._thread = threading.Thread(target=self._run, name="views", daemon=True)
@@ -138,14 +142,21 @@ class ViewWriter:
         began = time.monotonic()
         problem: Exception | None = None
         self._unreachable = False
-        left = list(self._waiting)
-        self._waiting.clear()
+        # Taken before the records are read: one that is replaced meanwhile is looked at again.
+        stamps = {trial_id: stamp_of(self._folder / "trials" / trial_id) for trial_id in self._waiting}
+        left: list[str] = []
+        try:
+            left = self._mlflow.lacking(stamps)
+            self._waiting.clear()
+        except MlflowFailure as error:
+            problem, self._unreachable = error, error.unreachable
         for start in range(0, len(left), _BATCH):
-            results, latencies, unreadable = self._read(left[start : start + _BATCH])
+            batch = left[start : start + _BATCH]
+            results, latencies, unreadable = self._read(batch)
             self._waiting |= dict.fromkeys(unreadable)
             problem = next(iter(unreadable.values()), problem)
             try:
-                self._mlflow.sync(results, latencies)
+                self._mlflow.sync(results, latencies, stamps)
             except MlflowFailure as error:
                 problem = error
                 self._waiting |= dict.fromkeys(error.waiting)

@@ -10,7 +10,7 @@ from pathlib import Path
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.result import TrialResult
 from orchestrator.store.records import RESULT, DamagedRecord, read_latency, read_result, recorded_ids
-from orchestrator.sweep.judging import Judgement, judge, needs_latency
+from orchestrator.sweep.judging import Judgement, Known, judge, needs_latency
 from orchestrator.sweep.pending import note_drawn
 from orchestrator.sweep.planning import Plan, PlannedTrial, drawn_before
 from orchestrator.sweep.points import located
@@ -33,7 +33,8 @@ class Suggestions:
     """
 
     def __init__(self, planned: Plan, folder: Path, slots: int) -> None:
-        self._space, self._arms, self._folder, self._slots = planned.space, planned.arms, folder, slots
+        self._planned, self._folder, self._slots = planned, folder, slots
+        self._space, self._arms = planned.space, planned.arms
         self._wanted = planned.total
         self._counted = {trial.trial_id for trial in planned.trials}
         """Trials of this sweep: recorded, ready or under way."""
@@ -194,14 +195,19 @@ class Suggestions:
     def _something_to_do(self) -> bool:
         return bool(self._closing or self._news or self._arrivals or self._asks())
 
-    def _known(self, waiting: set[str]) -> list[tuple[int, PlannedTrial, Judgement]]:
+    def _known(self, waiting: set[str]) -> list[Known]:
         """What is recorded, of this sweep and of those it starts from; this sweep's word goes first."""
-        found: dict[str, tuple[int, PlannedTrial, Judgement]] = {}
-        for folder in [self._folder, *(self._folder.parent / name for name in self._space.search.warm_start)]:
-            for index, trial, result in drawn_before(self._arms, folder):
-                if trial.trial_id not in found and trial.trial_id not in waiting:
-                    latency = read_latency(folder / "trials" / trial.trial_id)
-                    found[trial.trial_id] = (index, trial, judge(self._space, result, latency))
+        known = list(self._planned.known)
+        # What has been recorded since the sweep was planned: a worker of an earlier driver may have lived so long.
+        known += drawn_before(
+            self._space, self._arms, self._folder, {trial.trial_id for _, trial, _ in known} | waiting
+        )
+        for name in self._space.search.warm_start:
+            known += drawn_before(self._space, self._arms, self._folder.parent / name)
+        found: dict[str, Known] = {}
+        for one in known:
+            if one[1].trial_id not in waiting:
+                found.setdefault(one[1].trial_id, one)
         return list(found.values())
 
     def _index(self, trial: PlannedTrial) -> int:

@@ -15,8 +15,12 @@ from pathlib import Path
 
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import SearchSpace
+from orchestrator.spec.store_uri import address_of
+from orchestrator.store.bucket import bucket_of
 from orchestrator.store.driver_lock import DriverAtWork, without_driver
+from orchestrator.store.mirror import refresh, sweeps_of
 from orchestrator.store.records import DamagedRecord, read_results
+from orchestrator.sweep.bucket_cleaning import left_in_bucket
 from orchestrator.sweep.planning import STAGE_NAMES, plan, stages_of
 
 _KEY = re.compile(r"[0-9a-f]{12}")
@@ -37,6 +41,8 @@ class Removal:
     what: str
     """``orphaned <stage>``, ``draft`` or ``lock``."""
     bytes: int
+    in_bucket: bool = False
+    """Rather than in the folder, or the mirror, of this machine."""
 
 
 @dataclass
@@ -53,9 +59,13 @@ def clean(out: Path, *, dry_run: bool = False) -> Cleaning:
 
     A stage output is needed if a recorded trial came from it, or a planned one will: of every search space in the
     store, those beside ``searchspace.yaml`` from earlier runs included. Where that cannot be told of one sweep, every
-    stage output stays.
+    stage output stays. Of a store in a bucket, the bucket and this machine's mirror are cleaned.
     """
     done = Cleaning()
+    bucket = bucket_of(out)
+    if bucket is not None:
+        for name in sweeps_of(out):
+            refresh(out / name)
     sweeps = sorted({path.parent for path in out.glob("*/searchspace*.yaml") if not path.parent.is_symlink()})
     with ExitStack() as locks:
         idle = []
@@ -72,6 +82,9 @@ def clean(out: Path, *, dry_run: bool = False) -> Cleaning:
         if len(idle) == len(sweeps):
             found += _left_in_cache(out / "cache")
             found += _drafts(out.glob(".preflight-*"))
+        if bucket is not None:
+            left = left_in_bucket(bucket, out, needed, idle=len(idle) == len(sweeps), seconds=_DRAFT_SECONDS)
+            found += [Removal(path, what, size, in_bucket=True) for path, what, size in left]
         for folder in idle:
             found += _drafts(path for path in _below(folder) if path.is_file())
         done.removed = [removal for removal in found if dry_run or _remove(removal)]
@@ -83,7 +96,9 @@ def told(done: Cleaning, *, dry_run: bool) -> list[str]:
     verb = "would remove" if dry_run else "removed"
     lines = [f"kept: {line}" for line in done.kept]
     shown = [removal for removal in done.removed if removal.what != "lock"]
-    lines += [f"{verb} {removal.what} {removal.path} ({removal.bytes:,} bytes)" for removal in shown]
+    for removal in shown:
+        place = address_of(removal.path) if removal.in_bucket else removal.path
+        lines.append(f"{verb} {removal.what} {place} ({removal.bytes:,} bytes)")
     total = sum(removal.bytes for removal in done.removed)
     locks = len(done.removed) - len(shown)
     return [*lines, f"{verb} {len(shown)} entries and {locks} locks, {total:,} bytes"]
@@ -134,6 +149,12 @@ def _drafts(paths: Iterable[Path]) -> Iterator[Removal]:
 def _remove(removal: Removal) -> bool:
     """False where somebody came first, or holds what looked abandoned."""
     path = removal.path
+    if removal.in_bucket:
+        bucket = bucket_of(path)
+        if bucket is not None:
+            bucket.clear(path)
+            bucket.remove(path)
+        return True
     try:
         if removal.what == "lock":
             with _held(path):

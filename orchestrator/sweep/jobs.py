@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.trial import TrialSpec
+from orchestrator.sweep.packing import Packing
 from orchestrator.sweep.planning import Plan, PlannedTrial, stages_of
 
 LATENCY = "latency"
@@ -53,6 +54,12 @@ class Events(Protocol):
     def trial_ended(self, job: Job, result: TrialResult) -> None: ...
 
     def measured(self, job: Job, error: str | None) -> None: ...
+
+    def returned(self, job: Job) -> None:
+        """It runs no longer and waits again."""
+
+    def repacked(self, packing: Packing) -> None:
+        """From here on fewer trials share a GPU."""
 
     def tick(self) -> None: ...
 
@@ -139,6 +146,11 @@ class JobQueue:
             return False
         self._waiting = {job.key: job, **self._waiting}
         return True
+
+    def back(self, job: Job) -> None:
+        """Put a job back that ended for want of room: no fault of its own."""
+        self._running.pop(job.key, None)
+        self._waiting = {job.key: job, **self._waiting}
 
     def finished(self, key: str) -> None:
         self._running.pop(key, None)

@@ -11,6 +11,7 @@ from orchestrator.spec.errors import SpecError, join
 from orchestrator.spec.result import LATENCY_METRICS, METRICS, TrialResult
 from orchestrator.spec.search_space import SearchSpace, comparison
 from orchestrator.store.records import Latency
+from orchestrator.sweep.points import PlannedTrial
 
 SIZES = tuple(name for name in METRICS if not name.endswith("accuracy") and name != "accuracy_drop")
 """What is known of a network right after the cut."""
@@ -30,6 +31,10 @@ class Judgement:
     """By constraint, how far beyond its bound, as a share of the bound; 0 or less where it holds."""
     share: float = 1.0
     """Of the trial's retraining that was done."""
+
+
+Known = tuple[int, PlannedTrial, Judgement]
+"""Index of the arm, the trial, and what a search is told of it."""
 
 
 def judge(space: SearchSpace, result: TrialResult, latency: Latency | None) -> Judgement:

@@ -9,6 +9,9 @@ from typing import Any
 import ray
 
 from orchestrator.spec.search_space import Resources
+from orchestrator.spec.store_uri import address_of
+from orchestrator.spec.workspace import store_folder
+from orchestrator.store.mirror import refresh_trial
 from orchestrator.store.records import Latency, write_latency
 
 
@@ -23,7 +26,7 @@ def measure_all(folders: Sequence[Path], resources: Resources, measured: Callabl
     for folder in folders:
         error: str | None = None
         try:
-            found = ray.get(worker.measure.remote(str(folder)))
+            found = ray.get(worker.measure.remote(address_of(folder)))
             write_latency(folder, Latency.model_validate(found))
         except ray.exceptions.RayTaskError as problem:
             error = str(problem.cause)
@@ -43,7 +46,9 @@ class _Stopwatch:
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
 
     def measure(self, folder: str) -> dict[str, Any]:
-        return measure(Path(folder), self._device, self._threads).model_dump()
+        place = store_folder(folder)
+        refresh_trial(place)
+        return measure(place, self._device, self._threads).model_dump()
 
 
 def measure(folder: Path, device: str, threads: int) -> Latency:

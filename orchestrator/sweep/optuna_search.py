@@ -5,29 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import Axis, Range, SearchSpace
-from orchestrator.sweep.judging import Judgement
+from orchestrator.sweep.judging import Judgement, Known
 from orchestrator.sweep.optuna_parameters import SEED, Parameters
 from orchestrator.sweep.points import JoinedArm, PlannedTrial, every
 
 # A warning in the middle of the live table would tear it; what a user must know is said by the sweep itself.
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-Known = tuple[int, PlannedTrial, Judgement]
-"""Index of the arm, the trial, and what a search is told of it."""
 
 _STATES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 _PATIENCE = 30
@@ -225,11 +220,11 @@ class Proposer:
         except Exception:
             # A journal cut off by a kill, or of another Optuna: whatever is wrong with a view, it is made anew.
             pass
-        with tempfile.TemporaryDirectory() as folder:
-            filled(_storage(Path(folder) / "journal"))
-            draft = journal.with_name(f".{journal.name}")
-            shutil.copyfile(Path(folder) / "journal", draft)
-            draft.replace(journal)
+        lines = _Lines()
+        filled(JournalStorage(lines))
+        draft = journal.with_name(f".{journal.name}")
+        draft.write_text("".join(lines.texts), encoding="utf-8")
+        draft.replace(journal)
         return study(_storage(journal))
 
     def _told(self, known: Sequence[Known]) -> list[FrozenTrial]:
@@ -259,6 +254,19 @@ class Proposer:
                 )
             )
         return told
+
+
+class _Lines(BaseJournalBackend):
+    """A journal in memory, in the words of `JournalFileBackend`, which waits for the disk after every trial."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self.texts += [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        return map(json.loads, self.texts[log_number_from:])
 
 
 def _sampler(space: SearchSpace, known: int) -> optuna.samplers.BaseSampler:

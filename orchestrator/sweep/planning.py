@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +11,11 @@ from typing import Any, Literal, get_args
 
 from orchestrator.methods import METHODS
 from orchestrator.spec.errors import SpecError, join, nearest
-from orchestrator.spec.result import LATENCY_METRICS, METRICS, TrialResult
+from orchestrator.spec.result import LATENCY_METRICS, METRICS
 from orchestrator.spec.search_space import Range, Search, SearchSpace
 from orchestrator.spec.trial import TrialSpec, flat
-from orchestrator.store.records import DamagedRecord, read_results, recorded_ids
-from orchestrator.sweep.judging import check_seen
+from orchestrator.store.records import RESULT, DamagedRecord, read_latency, read_result, recorded_ids
+from orchestrator.sweep.judging import Known, check_seen, judge
 from orchestrator.sweep.pending import drawn_and_not_ended
 from orchestrator.sweep.points import JoinedArm, PlannedTrial, check_ends, joined_arms, located
 from orchestrator.sweep.stoppers import check_stopper
@@ -60,6 +60,8 @@ class Plan:
     """Points that resolved to a trial planned before (they run once)."""
     to_draw: int = 0
     """Trials that an adaptive search has still to choose."""
+    known: tuple[Known, ...] = ()
+    """What an adaptive search is told of the trials that are recorded."""
 
     @property
     def total(self) -> int:
@@ -120,21 +122,32 @@ def plan(space: SearchSpace, folder: Path | None = None) -> Plan:
     return Plan(space, tuple(trials.values()), repeated)
 
 
-def drawn_before(arms: list[JoinedArm], folder: Path) -> list[tuple[int, PlannedTrial, TrialResult]]:
-    """Recorded trials that lie in a space, with the index of their arm, in the order in which they ended.
+def drawn_before(
+    space: SearchSpace, arms: list[JoinedArm], folder: Path, but: Collection[str] = frozenset()
+) -> list[Known]:
+    """Recorded trials that lie in a space, as a search is told of them, in the order in which they ended.
+
+    Args:
+        space: the search space.
+        arms: its arms, joined.
+        folder: the sweep whose records are read.
+        but: trials whose records are not read.
 
     Raises:
         SpecError: a record cannot be read; the message names the file.
     """
-    found: list[tuple[int, PlannedTrial, TrialResult]] = []
+    found: list[tuple[str, str, Known]] = []
     try:
-        for result in read_results(folder):
+        # Each is let go when it has been judged: ten thousand kept would be a gigabyte.
+        for trial_id in sorted(recorded_ids(folder).difference(but)):
+            result = read_result(folder / "trials" / trial_id / RESULT)
             place = located(arms, result)
             if place is not None:
-                found.append((*place, result))
+                judgement = judge(space, result, read_latency(folder / "trials" / result.trial_id))
+                found.append((result.ended, result.trial_id, (*place, judgement)))
     except DamagedRecord as error:
         raise SpecError("", str(error)) from None
-    return sorted(found, key=lambda one: (one[2].ended, one[2].trial_id))
+    return [known for _, _, known in sorted(found, key=lambda one: one[:2])]
 
 
 def stages_of(spec: TrialSpec) -> list[Stage]:
@@ -161,16 +174,18 @@ def _adaptive(space: SearchSpace, arms: list[JoinedArm], folder: Path | None) ->
         if name == space.name:
             raise SpecError(join("search.warm_start", i), f"is this sweep itself: {name!r}; it goes on by itself")
         if folder is not None and not recorded_ids(folder.parent / name):
-            known = [path.parent.name for path in folder.parent.glob("*/trials")]
-            raise SpecError(join("search.warm_start", i), f"no records of a sweep {name!r}{nearest(name, known)}")
+            others = [path.parent.name for path in folder.parent.glob("*/trials")]
+            raise SpecError(join("search.warm_start", i), f"no records of a sweep {name!r}{nearest(name, others)}")
     counts = [arm.count() for arm in arms]
     if None not in counts:
         wanted = min(wanted, sum(count or 0 for count in counts))
+    known: list[Known] = []
     drawn: list[PlannedTrial] = []
     if folder is not None:
-        drawn = [trial for _, trial, _ in drawn_before(arms, folder)]
+        known = drawn_before(space, arms, folder)
+        drawn = [trial for _, trial, _ in known]
         drawn += drawn_and_not_ended(arms, folder)[: max(0, wanted - len(drawn))]
-    return Plan(space, tuple(drawn), 0, max(0, wanted - len(drawn)))
+    return Plan(space, tuple(drawn), 0, max(0, wanted - len(drawn)), tuple(known))
 
 
 def trials_of(search: Search) -> int:

@@ -13,7 +13,7 @@ from orchestrator.spec.errors import SpecError, join, nearest
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import Axis, Range, SearchSpace, assign
 from orchestrator.spec.trial import TrialSpec, flat
-from orchestrator.sweep.resolving import SECTIONS, resolve
+from orchestrator.sweep.resolving import SECTIONS, origin_of, resolve
 
 _GUESSES = 256
 """Points tried at most to find the one that a foreign record stands for."""
@@ -44,13 +44,22 @@ class JoinedArm:
 
     def trial(self, point: Mapping[str, Any]) -> PlannedTrial:
         """The trial at a point; raises :class:`SpecError` where it cannot be."""
-        config, sources = dict(self.config), dict(self.sources)
+        config = dict(self.config)
         for name in sorted(point, key=lambda name: name.count(".")):
             config = assign(config, name.split("."), point[name])
+        return PlannedTrial(self.label, dict(point), resolve(config, self._sources(point)))
+
+    def written(self, point: Mapping[str, Any], path: str) -> str:
+        """Where the file says what a path of the trial at a point is: ``axes.model[1]`` for ``model``."""
+        return origin_of(path, self._sources(point))
+
+    def _sources(self, point: Mapping[str, Any]) -> dict[str, str]:
+        sources = dict(self.sources)
+        for name in sorted(point, key=lambda name: name.count(".")):
             axis = self.axes[name]
             place = f"[{axis.index(point[name])}]" if isinstance(axis, list) else ""
             sources[name] = self.axis_sources[name] + place
-        return PlannedTrial(self.label, dict(point), resolve(config, sources))
+        return sources
 
     def holds(self, point: Mapping[str, Any]) -> bool:
         """The point has a value for each of the axes, and for no other."""
@@ -67,7 +76,9 @@ class JoinedArm:
             yield dict(zip(self.axes, combination, strict=True))
 
     def candidates(self, result: TrialResult) -> Iterator[dict[str, Any]]:
-        """Points that a record may stand for: what it was told, else what the axes offer."""
+        """Points that a record may stand for: its own, then what it was told, else what the axes offer."""
+        if self.holds(result.point):
+            yield dict(result.point)
         told = flat(result.spec.canonical())
         given = flat({**result.spec.model_dump(exclude={"method", "retrain"}), "retrain": _plain(result.spec.retrain)})
         choices: list[list[Any]] = []
@@ -134,9 +145,9 @@ def check_ends(arms: Sequence[JoinedArm]) -> None:
     the search to meet, and a misspelt name is not.
     """
     for arm in arms:
-        first = {name: _ends(axis)[0] for name, axis in arm.axes.items()}
-        last = {name: _ends(axis)[-1] for name, axis in arm.axes.items()}
-        for name, value in [(n, v) for n, axis in arm.axes.items() for v in _ends(axis)] or [("", None)]:
+        first = {name: ends(axis)[0] for name, axis in arm.axes.items()}
+        last = {name: ends(axis)[-1] for name, axis in arm.axes.items()}
+        for name, value in [(n, v) for n, axis in arm.axes.items() for v in ends(axis)] or [("", None)]:
             problem: SpecError | None = None
             for others in (first, last):
                 try:
@@ -162,7 +173,8 @@ def holds(axis: Axis, value: Any) -> bool:
     return any(type(value) is type(other) and value == other for other in axis)
 
 
-def _ends(axis: Axis) -> list[Any]:
+def ends(axis: Axis) -> list[Any]:
+    """Every listed value, or the first and the last of a range."""
     if isinstance(axis, list):
         return axis
     points = axis.points() if axis.step is not None else None

@@ -21,8 +21,12 @@ from orchestrator.data import DATA
 from orchestrator.methods import METHODS
 from orchestrator.models import MODELS
 from orchestrator.retrain import SCHEDULES
-from orchestrator.spec.errors import SpecError
+from orchestrator.spec.errors import SpecError, StoreAway
+from orchestrator.spec.store_uri import address_of, is_uri
 from orchestrator.spec.trial import TrialSpec
+from orchestrator.spec.workspace import store_folder
+from orchestrator.store.bucket import bucket_of
+from orchestrator.store.mirror import withdraw
 
 _HERE = Path(__file__).resolve().parents[1]
 _PACKAGES = ("torch", "torchvision", "torch-pruning", "ray", "numpy", "safetensors")
@@ -58,7 +62,7 @@ def check_nodes(address: str, out: Path, specs: Iterable[TrialSpec]) -> None:
 
     Args:
         address: as the user gave it, for the message.
-        out: the store; every node writes a small file there, and reads the driver's.
+        out: the store; every node writes something small there, and reads what the driver wrote.
         specs: the trials, whose plug-ins every node must have alike.
 
     Raises:
@@ -66,19 +70,22 @@ def check_nodes(address: str, out: Path, specs: Iterable[TrialSpec]) -> None:
     """
     modules = plugin_modules(specs)
     token = secrets.token_hex(8)
-    mark = out / f".preflight-{token}"
+    mark, bucket = out / f".preflight-{token}", bucket_of(out)
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
     names = {node["NodeID"]: f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']})" for node in nodes}
     task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_report)
     try:
-        mark.write_text(token)
+        if bucket is None:
+            mark.write_text(token)
+        else:
+            bucket.write(mark, token.encode())
         asked = {}
         for node in nodes:
             place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             gpus = int(node["Resources"].get("GPU", 0))
             asked[
                 task.options(scheduling_strategy=place).remote(
-                    str(mark), token, node["NodeID"], modules, gpus, _SIGHT_SECONDS
+                    address_of(mark), token, node["NodeID"], modules, gpus, _SIGHT_SECONDS
                 )
             ] = node["NodeID"]
         answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS) if asked else ([], [])
@@ -93,14 +100,20 @@ def check_nodes(address: str, out: Path, specs: Iterable[TrialSpec]) -> None:
             except ray.exceptions.RayError as error:
                 problems[node_id] = f"cannot run the package: {_line(error)}"
         for node_id, report in reports.items():
-            problem = report["problem"] or _unseen(_reply(mark, node_id), token, _SIGHT_SECONDS)
+            problem = report["problem"]
+            if problem is None and bucket is None:
+                problem = _unseen(_reply(mark, node_id), token, _SIGHT_SECONDS)
             if problem is not None:
                 problems[node_id] = problem
         differences = compared(installed(modules), {node: report["installed"] for node, report in reports.items()})
         problems = {**differences, **problems}
+    except StoreAway as away:
+        raise UnfitNode("--out", str(away)) from away
     except OSError as error:
         raise UnfitNode("--out", f"{error.strerror}: {str(out)!r}") from error
     finally:
+        with suppress(OSError):
+            withdraw(mark)
         for file in [mark, *(_reply(mark, node["NodeID"]) for node in nodes)]:
             with suppress(OSError):
                 file.unlink(missing_ok=True)
@@ -150,13 +163,28 @@ def compared(here: Mapping[str, str], there: Mapping[str, Mapping[str, str]]) ->
 
 def _report(mark: str, token: str, node_id: str, modules: list[str], gpus: int, seconds: float) -> Report:
     """Run on a node: what is installed, and what is wrong with its view of the store or with its GPUs."""
-    problem = _unseen(Path(mark), token, seconds)
-    if problem is None:
+    in_bucket = is_uri(mark)
+    problem = _unreached(mark, token) if in_bucket else _unseen(Path(mark), token, seconds)
+    if problem is None and not in_bucket:
         try:
             _reply(Path(mark), node_id).write_text(token)
         except OSError as error:
             problem = f"cannot write to --out: {error.strerror}: {str(Path(mark).parent)!r}"
     return {"problem": problem or _lost_gpus(gpus), "installed": installed(modules)}
+
+
+def _unreached(mark: str, token: str) -> str | None:
+    """What is wrong with a node's way to a bucket."""
+    try:
+        path = store_folder(mark)
+        bucket = bucket_of(path)
+        assert bucket is not None
+        bucket.check(path.parent)
+        if bucket.read(path) != token.encode():
+            return f"does not share --out {address_of(path.parent)!r}: what the driver wrote is not there"
+    except (SpecError, StoreAway) as error:
+        return f"cannot use --out: {error}"
+    return None
 
 
 def _reply(mark: Path, node_id: str) -> Path:

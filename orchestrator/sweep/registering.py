@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.spec.search_space import SearchSpace
+from orchestrator.store.mirror import refresh_trial
 from orchestrator.store.mlflow_models import PrunedNetwork, Registered
 from orchestrator.store.mlflow_store import MlflowView
 from orchestrator.store.parquet import load_results
@@ -64,6 +65,7 @@ def _network(trial: Path) -> PrunedNetwork:
 
     from orchestrator.trial.exporting import export_trial
 
+    refresh_trial(trial)
     result = read_result(trial / RESULT)
     program = trial / "model.pt2"
     cut = trial / "cut.json"

@@ -73,6 +73,11 @@ def resolve(config: Mapping[str, Any], sources: Mapping[str, str] | None = None)
     )
 
 
+def origin_of(path: str, sources: Mapping[str, str]) -> str:
+    """Where a dotted path of a resolved configuration was written, given where each of its parts was."""
+    return _Origin(sources)(path)
+
+
 class _Origin:
     """Where a dotted path of a resolved configuration was written."""
 

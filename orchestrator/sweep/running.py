@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from orchestrator.spec.result import TrialResult
-from orchestrator.spec.search_space import Range, SearchSpace
+from orchestrator.spec.search_space import SearchSpace
+from orchestrator.spec.store_uri import address_of
+from orchestrator.spec.trial import TrialSpec
 from orchestrator.spec.workspace import Workspace, store_folder
-from orchestrator.store.records import DamagedRecord, forget, read_latency, read_result, recorded_ids
+from orchestrator.spec.yaml_text import as_yaml
+from orchestrator.store.bucket import PATIENCE, bucket_of
+from orchestrator.store.driver_lock import DriverAtWork, driving
+from orchestrator.store.mirror import cached_stages, post, publish, refresh, refresh_all
+from orchestrator.store.records import LATENCY, DamagedRecord, forget, read_result, recorded_ids
 from orchestrator.sweep.adaptive import Suggestions
 from orchestrator.sweep.jobs import Events, Job, measuring_job, remaining_jobs
+from orchestrator.sweep.packing import Packing, keep_fall_back, kept, resources_of
 from orchestrator.sweep.planning import ADAPTIVE, Plan, plan
 from orchestrator.sweep.progress import State, outcome_line, view_of
 from orchestrator.sweep.stoppers import Referee
@@ -68,26 +72,37 @@ def run(
         console: where progress goes; by default standard error.
 
     Raises:
-        SpecError: the search space cannot be used; nothing was written.
+        SpecError: the search space cannot be used; nothing was trained.
         SweepBusy: another driver is at it.
     """
     console = console or Console(stderr=True)
     folder = store_folder(out).resolve() / space.name
+    bucket = bucket_of(folder)
+    if bucket is not None:
+        bucket.check(folder)
+        bucket.patience = PATIENCE
+    refresh_all(folder, space.search.warm_start)
     planned = plan(space, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with _alone(folder) as lost:
+        if bucket is not None:
+            # What an earlier driver's last workers wrote while it was found out that they are gone.
+            refresh(folder)
+            planned = plan(space, folder)
         _keep(folder / "searchspace.yaml", as_yaml(space))
         if retry_failed:
             for trial in planned.trials:
                 _forget_failure(folder / "trials" / trial.trial_id)
-        return _Driver(planned, folder, address, console).run()
+        return _Driver(planned, folder, address, console, lost).run()
 
 
 class _Driver(Events):
     """Hears of the jobs and keeps the outcome, the display and the views."""
 
-    def __init__(self, planned: Plan, folder: Path, address: str, console: Console) -> None:
+    def __init__(self, planned: Plan, folder: Path, address: str, console: Console, lost: Callable[[], bool]) -> None:
         self._folder = folder
+        self._lost = lost
+        self._cached = cached_stages(folder.parent)
         self._address = address
         self._console = console
         self._workspace = Workspace(folder.parent, folder.name)
@@ -95,6 +110,7 @@ class _Driver(Events):
         recorded = recorded_ids(folder)
         done_before = sum(trial.trial_id in recorded for trial in planned.trials)
         self._jobs = remaining_jobs(planned, recorded, self._stage_is_there)
+        self._packing = Packing(resources_of(planned.space, folder))
         self._state = State(planned.space.name, planned.total, done_before)
         self._view = view_of(self._state, console)
 
@@ -109,31 +125,36 @@ class _Driver(Events):
                 self._on_the_cluster(self.outcome.plan)
             if self.outcome.interrupted:
                 # A worker may have finished after the driver stopped listening.
+                refresh(self._folder)
                 for trial_id in recorded_ids(self._folder):
                     self._views.put(trial_id)
-            self._collect_failures()
             self.outcome.warnings += self._views.close("KILLED" if self.outcome.interrupted else "FINISHED")
+        self._collect_failures()
         return self.outcome
 
     def _on_the_cluster(self, planned: Plan) -> None:
         # Ray takes a second to import; a sweep with nothing left to do never needs it.
-        from orchestrator.sweep import measuring, preflight, ray_tune
+        from orchestrator.sweep import measuring, preflight, ray_tune, rehearsing
 
-        resources = planned.space.resources
         data_cache = os.environ.get("PRUNESWEEP_DATA_CACHE")
         place = {
-            "out": str(self._folder.parent),
+            "out": address_of(self._folder.parent),
             "sweep": self._folder.name,
-            "cpus": resources.cpus,
             "data_cache": data_cache,
         }
         preflight.check_address(self._address)
-        with ray_tune.cluster(self._address, resources.cpus):
+        with ray_tune.cluster(self._address, resources_of(planned.space, self._folder).cpus):
             if self._address != "local":
                 preflight.check_nodes(self._address, self._folder.parent, [trial.spec for trial in planned.trials])
-            self._state.slots = ray_tune.slots(resources)
             try:
                 with ray_tune.interruptible() as check:
+                    waiting = {job.key for job in self._jobs if job.kind == "trial"}
+                    if waiting or planned.to_draw or kept(self._folder) is None:
+                        with self._timed("checks"):
+                            rehearsing.check_networks(planned, waiting, self._has_trained, check)
+                            cache = Path(data_cache) if data_cache else None
+                            self._packing = rehearsing.packing_of(planned, waiting, self._folder, cache, check)
+                    self._tell_packing()
                     if self._jobs or planned.to_draw:
                         with self._timed("trials"), self._view:
                             self._run_jobs(ray_tune.run_jobs, place, check)
@@ -143,7 +164,7 @@ class _Driver(Events):
                 self.outcome.interrupted = True
             except ray_tune.StoreFull as full:
                 self.outcome.interrupted = True
-                self.outcome.warnings.append(f"{self._folder.parent} is full: {full}")
+                self.outcome.warnings.append(f"{address_of(self._folder.parent)} takes no more: {full}")
 
     def _run_jobs(self, run_jobs: Callable[..., None], place: Mapping[str, Any], check: Callable[[], None]) -> None:
         planned = self.outcome.plan
@@ -155,7 +176,7 @@ class _Driver(Events):
             run_jobs(
                 jobs,
                 place,
-                planned.space.resources,
+                self._packing,
                 self,
                 check,
                 suggestions=suggestions,
@@ -197,22 +218,36 @@ class _Driver(Events):
             else:
                 self.outcome.warnings.append(f"no latency for {folder.name}: {error}")
 
-        measure_all(folders, self.outcome.plan.space.resources, measured)
+        measure_all(folders, self._packing.resources, measured)
 
     def _unmeasured(self) -> list[Path]:
         folders = (self._folder / "trials" / trial.trial_id for trial in self.outcome.plan.trials)
-        return [f for f in folders if (f / "cut.json").exists() and _is_done(f) and read_latency(f) is None]
+        # In this order: nearly all of a large sweep have a latency, and a record takes long to read.
+        return [f for f in folders if not (f / LATENCY).exists() and (f / "cut.json").exists() and _is_done(f)]
 
     def _collect_failures(self) -> None:
+        from orchestrator.store.parquet import load_results
+
+        try:
+            # The view, just written, tells which they are without ten thousand records being opened.
+            table = load_results(self._folder).select(["trial_id", "status"]).to_pylist()
+            failed = {row["trial_id"] for row in table if row["status"] in ("failed", "diverged")}
+        except DamagedRecord:
+            failed = recorded_ids(self._folder)
         for trial in self.outcome.plan.trials:
-            path = self._folder / "trials" / trial.trial_id / "result.json"
-            if path.exists():
-                result = read_result(path)
+            if trial.trial_id in failed:
+                result = read_result(self._folder / "trials" / trial.trial_id / "result.json")
                 if result.status in ("failed", "diverged"):
                     self.outcome.failures.append(result)
 
     def _stage_is_there(self, name: str, key: str) -> bool:
+        if self._cached is not None:
+            return (name, key) in self._cached
         return (self._workspace.stage_folder(name, key) / "stage.json").exists()
+
+    def _has_trained(self, spec: TrialSpec) -> bool:
+        """The network of this trial has been trained on its data."""
+        return self._stage_is_there("baseline", spec.baseline_key)
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:
@@ -221,6 +256,17 @@ class _Driver(Events):
             yield
         finally:
             self.outcome.seconds[what] = time.monotonic() - started
+
+    def _tell_packing(self) -> None:
+        """Slots follow from what a trial holds; where that was measured, a line says what came of it."""
+        from orchestrator.sweep.ray_tune import slots
+
+        packing = self._packing
+        self._state.slots = slots(packing.resources)
+        if packing.whole is not None:
+            cpus = f"{packing.resources.cpus:g} CPU{'' if packing.resources.cpus == 1 else 's'}"
+            told = f"{packing.per_gpu} trials a GPU, {cpus} each" if packing.whole.gpus else f"{cpus} a trial"
+            self._say(f"resources auto: {told} ({packing.why})")
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -236,6 +282,8 @@ class _Driver(Events):
     def stage_ended(self, job: Job, error: str | None) -> None:
         self._state.stage_ended(job.key)
         if error is None:
+            if self._cached is not None:
+                self._cached.add((job.kind, job.key))
             self.outcome.trained[job.kind] = self.outcome.trained.get(job.kind, 0) + 1
         what = f"{job.owner} {job.kind} ({job.spec.model.name}, seed {job.spec.seed})"
         self._view.update(f"{what}: {'computed' if error is None else error}")
@@ -255,29 +303,21 @@ class _Driver(Events):
         else:
             self.outcome.warnings.append(f"no latency for {trial_id}: {error}")
 
+    def returned(self, job: Job) -> None:
+        self._state.running.pop(job.key, None)
+
+    def repacked(self, packing: Packing) -> None:
+        keep_fall_back(self._folder, packing)
+        self._packing = packing
+        self._tell_packing()
+
     def tick(self) -> None:
+        if self._lost():
+            from orchestrator.sweep.ray_tune import Interrupted
+
+            self.outcome.warnings.append("another driver has taken this sweep over: the bucket was away for too long")
+            raise Interrupted
         self._view.update()
-
-
-def as_yaml(space: SearchSpace) -> str:
-    """The search space as it runs, settings applied; loading it gives the same plan."""
-
-    def plain(axes: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v.model_dump(exclude_defaults=True) if isinstance(v, Range) else v for k, v in axes.items()}
-
-    raw = space.model_dump(exclude_defaults=True, exclude={"axes", "arms"})
-    if space.axes:
-        raw["axes"] = plain(space.axes)
-    if space.arms:
-        raw["arms"] = [
-            {
-                **({"name": arm.name} if arm.name else {}),
-                **arm.overrides,
-                **({"axes": plain(arm.axes)} if arm.axes else {}),
-            }
-            for arm in space.arms
-        ]
-    return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
 
 
 def _keep(path: Path, text: str) -> None:
@@ -289,9 +329,8 @@ def _keep(path: Path, text: str) -> None:
         while (earlier := path.with_name(f"searchspace.{number}.yaml")).exists():
             number += 1
         os.replace(path, earlier)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+        publish([earlier])
+    post(path, text)
 
 
 def _is_done(folder: Path) -> bool:
@@ -306,16 +345,11 @@ def _forget_failure(folder: Path) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One driver a sweep; the lock falls with the process that holds it."""
-    with open(folder / ".driver", "a+", encoding="utf-8") as lock:
+def _alone(folder: Path) -> Iterator[Callable[[], bool]]:
+    """One driver a sweep; yields whether that was lost meanwhile."""
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise SweepBusy(f"{folder}: another driver runs this sweep ({lock.read().strip()})") from None
-        lock.seek(0)
-        lock.truncate()
-        lock.write(f"host {platform.node()}, pid {os.getpid()}")
-        lock.flush()
-        yield
+            lost = stack.enter_context(driving(folder))
+        except DriverAtWork as busy:
+            raise SweepBusy(str(busy)) from None
+        yield lost

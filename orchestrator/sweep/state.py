@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from orchestrator.spec.search_space import SearchSpace
+from orchestrator.store.driver_lock import is_driven
 from orchestrator.store.records import Ending, read_endings, read_latency
+from orchestrator.sweep.packing import resources_of
 from orchestrator.sweep.planning import plan
 
 
@@ -31,9 +32,9 @@ def state_of(folder: Path) -> dict[str, Any]:
         value = _value(ending, metric, folder) if ending.status == "done" else None
         if value is not None and (best is None or (value > best[0] if direction == "max" else value < best[0])):
             best = value, ending
-    alive = is_running(folder)
+    alive = is_driven(folder)
     missing = max(0, planned.total - ended)
-    slots = max(1, int((_cpus() if alive else 1) // space.resources.cpus))
+    slots = max(1, int((_cpus() if alive else 1) // resources_of(space, folder).cpus))
     running = min(missing, slots) if alive else 0
     return {
         "sweep": space.name,
@@ -46,18 +47,6 @@ def state_of(folder: Path) -> dict[str, Any]:
         "seconds_left": missing * sum(lengths) / len(lengths) / slots if alive and lengths else None,
         "best": _described(best, metric) if best is not None else None,
     }
-
-
-def is_running(folder: Path) -> bool:
-    """A driver holds the sweep's lock."""
-    try:
-        with open(folder / ".driver", "a+", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _cpus() -> int:

@@ -5,15 +5,18 @@ A trial's record is written here, so that a killed driver loses nothing.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.spec.errors import out_of_space
+from orchestrator.spec.errors import OUT_OF_MEMORY, out_of_space
 from orchestrator.spec.result import EpochRow
 from orchestrator.spec.trial import TrialSpec
-from orchestrator.spec.workspace import Workspace
+from orchestrator.spec.workspace import Workspace, store_folder
+from orchestrator.store.bucket import PATIENCE, bucket_of
+from orchestrator.store.mirror import posted, publish, refresh_trial, withdraw
 from orchestrator.store.records import write_latency, write_result
 from orchestrator.sweep.jobs import LATENCY
 from orchestrator.sweep.stoppers import epochs_at
@@ -28,48 +31,95 @@ Tell = Callable[[dict[str, Any]], None]
 def work(job: Mapping[str, Any], place: Mapping[str, Any], tell: Tell, device: str) -> None:
     """One job, in a warm worker. The last report has ``ended``, and what went wrong under ``error``.
 
-    With ``full`` it was the disk: nothing is recorded, and the sweep cannot go on.
+    With ``full`` it was the disk: nothing is recorded, and the sweep cannot go on. With ``back`` it was the memory of a
+    GPU that trials share: nothing is recorded, and the job may be tried again with more of it.
     """
     from orchestrator.trial.run import reason
 
+    retreat = place["retreat"]
+    if retreat is not None and posted(store_folder(retreat)) is not None:
+        tell({"ended": True, "error": None, "back": True})
+        return
     try:
-        tell({"ended": True, "error": _done(job, place, tell, device)})
+        error = _done(job, place, tell, device)
+    except _Crowded as crowded:
+        _give_back(device)
+        tell({"ended": True, "error": str(crowded), "back": True})
     except Exception as problem:
         if not out_of_space(problem):
             raise
         tell({"ended": True, "error": reason(problem), "full": True})
+    else:
+        _give_back(device)
+        tell({"ended": True, "error": error})
+
+
+class _Crowded(Exception):
+    """A GPU's memory did not suffice for the trials that share it."""
+
+
+def _give_back(device: str) -> None:
+    """What an idle worker's allocator keeps, the worker beside it cannot have."""
+    if device == "cuda":
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _explained(error: str | None, place: Mapping[str, Any]) -> str | None:
+    """The reason of a failure; raises `_Crowded` where it was one of memory that fewer trials at once would have."""
+    if error is None or not error.startswith(OUT_OF_MEMORY):
+        return error
+    if place["retreat"] is not None:
+        raise _Crowded(error)
+    return f"{error}; {place['advice']}"
 
 
 def _done(job: Mapping[str, Any], place: Mapping[str, Any], tell: Tell, device: str) -> str | None:
     from orchestrator.trial.run import reason, run_stage, run_trial
 
+    out = store_folder(place["out"])
+    bucket = bucket_of(out)
+    if bucket is not None:
+        bucket.patience = PATIENCE
     workspace = Workspace(
-        out=Path(place["out"]),
+        out=out,
         sweep=place["sweep"],
         device=device,
         threads=max(1, int(place["cpus"])),
         data_cache=Path(place["data_cache"]) if place["data_cache"] else None,
+        remote=bucket,
     )
     spec = TrialSpec.model_validate(job["spec"])
     reporter = _Reporter(spec.trial_id, workspace.trial_folder(spec.trial_id), job["rungs"], tell)
     if job["kind"] == "trial":
         reporter.forget_verdicts()
         result = run_trial(spec, workspace, reporter.epoch, cut=reporter.cut, arm=job["arm"], point=job["point"])
-        write_result(workspace.trial_folder(spec.trial_id), result)
+        result = result.model_copy(update={"error": _explained(result.error, place)})
+        folder = workspace.trial_folder(spec.trial_id)
+        if result.status == "done":
+            # Before the record: who finds one finds the network.
+            publish([folder / "model.safetensors", folder / "cut.json"])
+        write_result(folder, result)
         return result.error
     try:
         if job["kind"] == LATENCY:
             from orchestrator.sweep.measuring import measure
 
             folder = workspace.trial_folder(spec.trial_id)
+            refresh_trial(folder)
             write_latency(folder, measure(folder, device, workspace.threads))
         else:
             run_stage(job["kind"], spec, workspace, reporter.epoch)
     except Exception as problem:
         if out_of_space(problem):
             raise
-        return reason(problem)
-    return None
+        failure = reason(problem)
+    else:
+        return None
+    # A measuring job runs alone: nothing would be gained by trying it again.
+    return failure if job["kind"] == LATENCY else _explained(failure, place)
 
 
 def verdict_path(trial_folder: Path, rung: int) -> Path:
@@ -88,7 +138,7 @@ class _Reporter:
 
     def forget_verdicts(self) -> None:
         for rung in range(len(self._rungs)):
-            verdict_path(self._folder, rung).unlink(missing_ok=True)
+            withdraw(verdict_path(self._folder, rung))
 
     def cut(self, sizes: dict[str, float]) -> None:
         self._sizes = sizes
@@ -117,7 +167,7 @@ class _Reporter:
         self._last = time.monotonic()
         self._tell({**told, "rung": rung, "curve": list(self._curve), "sizes": self._sizes})
         path = verdict_path(self._folder, rung)
-        if path.exists():
-            why = path.read_text(encoding="utf-8")
-            path.unlink()
+        why = posted(path)
+        if why is not None:
+            withdraw(path)
             raise Stopped(why, share)

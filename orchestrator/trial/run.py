@@ -10,10 +10,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import torch
-
 from orchestrator.metrics.size import layer_table, sizes
-from orchestrator.spec.errors import out_of_space
+from orchestrator.spec.errors import OUT_OF_MEMORY, out_of_memory, out_of_space
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.result import EpochRow, Status, TrialResult
 from orchestrator.spec.trial import TrialSpec
@@ -69,13 +67,11 @@ def run_trial(
     body: dict[str, Any] = {}
     try:
         reset_process(spec.seed, workspace.threads)
-        with training_checkpoint(workspace.trial_folder(spec.trial_id) / ".checkpoint") as checkpoint:
+        with training_checkpoint(workspace.trial_folder(spec.trial_id) / ".checkpoint", workspace.remote) as checkpoint:
             body = _trial(Context(spec, workspace, report or _silent), cut, checkpoint)
         status = "done" if body.get("stopped_at") is None else "stopped"
     except Diverged as problem:
         status, error = "diverged", str(problem)
-    except torch.cuda.OutOfMemoryError as problem:
-        error = f"OutOfMemory: {str(problem).splitlines()[0]}"
     except Exception as problem:
         if out_of_space(problem):
             # No property of the trial: it would be recorded as failed, and never run again.
@@ -111,6 +107,9 @@ def run_stage(name: str, spec: TrialSpec, workspace: Workspace, report: Report |
 def reason(problem: BaseException) -> str:
     """One line that says what went wrong, without secrets of URIs."""
     text = redacted(str(problem)).strip().splitlines()
+    if out_of_memory(problem):
+        # PyTorch goes on for a page about its allocator.
+        return f"{OUT_OF_MEMORY}: {'. '.join(text[0].split('. ')[:2]) if text else type(problem).__name__}"
     return f"{type(problem).__name__}: {text[0]}" if text else type(problem).__name__
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from orchestrator.spec.result import EpochRow
-from orchestrator.spec.workspace import Workspace
+from orchestrator.spec.workspace import Remote, Workspace
 from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.loop import Diverged
 from orchestrator.trial.provenance import commit, versions
@@ -41,29 +41,35 @@ def once(
     """The output of a stage, and whether it was there already; computed by one process, once.
 
     A damaged entry (its checksum does not hold) is computed again. ``compute`` is given a checkpoint for its training,
-    beside the folder of the output (``.<key>-checkpoint``), which is removed with the stage's end.
+    beside the folder of the output (``.<key>-checkpoint``), which is removed with the stage's end. Of a store in a
+    bucket, what lies in the mirror is taken first, then what lies in the bucket.
     """
-    folder = workspace.stage_folder(name, key)
+    folder, remote = workspace.stage_folder(name, key), workspace.remote
     found = read(folder)
     if found is not None:
         return found, True
-    with _locked(folder):
-        found = read(folder)
+    with ExitStack() as locks:
+        locks.enter_context(_locked(folder))
+        found = read(folder) or _taken(folder, remote)
+        if found is None and remote is not None:
+            locks.enter_context(remote.alone(folder))
+            # Another machine may have been at it until now.
+            found = _taken(folder, remote)
         if found is not None:
             return found, True
-        with training_checkpoint(folder.with_name(f".{folder.name}-checkpoint")) as checkpoint:
+        with training_checkpoint(folder.with_name(f".{folder.name}-checkpoint"), remote) as checkpoint:
             output = compute(checkpoint)
-            _write(folder, output)
+            _write(folder, output, remote)
     return output, False
 
 
 @contextmanager
-def training_checkpoint(folder: Path) -> Iterator[Checkpoint]:
+def training_checkpoint(folder: Path, remote: Remote | None = None) -> Iterator[Checkpoint]:
     """A checkpoint that goes when its training's result is safe; where something breaks, it stays for the next try.
 
     A training that diverged would only do so again.
     """
-    checkpoint = Checkpoint(folder, {"commit": commit(), "versions": versions()})
+    checkpoint = Checkpoint(folder, {"commit": commit(), "versions": versions()}, remote)
     try:
         yield checkpoint
     except Diverged:
@@ -85,7 +91,11 @@ def read(folder: Path) -> StageOutput | None:
         return None
 
 
-def _write(folder: Path, output: StageOutput) -> None:
+def _taken(folder: Path, remote: Remote | None) -> StageOutput | None:
+    return read(folder) if remote is not None and remote.take(folder) else None
+
+
+def _write(folder: Path, output: StageOutput, remote: Remote | None) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     draft.mkdir()
@@ -98,6 +108,10 @@ def _write(folder: Path, output: StageOutput) -> None:
         "facts": output.facts,
     }
     (draft / "stage.json").write_text(json.dumps(facts))
+    if remote is not None:
+        # By `stage.json`, which goes last, the output is known to be there.
+        for name in ("tensors.safetensors", "stage.json"):
+            remote.put(folder / name, draft / name)
     if folder.exists():
         shutil.rmtree(folder)
     os.rename(draft, folder)

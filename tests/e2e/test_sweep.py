@@ -234,7 +234,19 @@ def test_an_interrupt_stops_cleanly_and_says_how_to_resume(tmp_path: Path) -> No
 
 
 def test_a_failing_trial_fails_alone(tmp_path: Path) -> None:
-    """A network that cannot be, a rate that diverges: recorded with their reasons, exit 1, the others done."""
+    """A network that does not train, a rate that diverges: recorded with their reasons, exit 1, the others done."""
+    (tmp_path / "own_nets.py").write_text("""
+from torch import nn
+
+class Brittle(nn.Linear):
+    def forward(self, images):
+        if self.training:
+            raise RuntimeError("no gradient comes through here")
+        return super().forward(images.flatten(1))
+
+def brittle(num_classes, in_channels, image_size):
+    return Brittle(in_channels * image_size**2, num_classes)
+""")
     (tmp_path / "small.yaml").write_text("""
 name: small
 base:
@@ -248,8 +260,8 @@ axes:
   retrain.lr: [0.01, 1.0e+30]
 arms:
   - name: fits
-  - name: too_large
-    model: lenet5
+  - name: brittle
+    model: own_nets:brittle
 """)
     done = subprocess.run(command("run", "small.yaml"), cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -259,6 +271,6 @@ arms:
     assert found["fits", 1e30]["status"] == "diverged"
     assert "loss is" in found["fits", 1e30]["error"]
     for rate in (0.01, 1e30):
-        assert found["too_large", rate]["status"] == "failed"
-        assert "16x16" in found["too_large", rate]["error"]
+        assert found["brittle", rate]["status"] == "failed"
+        assert "no gradient comes through here" in found["brittle", rate]["error"]
     assert "3 trials failed" in done.stderr

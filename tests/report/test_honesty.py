@@ -14,8 +14,8 @@ from orchestrator.report.controls import with_controls
 from orchestrator.report.evidence import gather
 from orchestrator.report.honesty import Check, checks
 from orchestrator.spec import SearchSpace
+from orchestrator.spec.yaml_text import as_yaml
 from orchestrator.sweep.planning import plan
-from orchestrator.sweep.running import as_yaml
 
 MakeSweep = Callable[..., Path]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.spec.errors import SpecError
-from orchestrator.spec.search_space import Range, SearchSpace, parse_yaml
+from orchestrator.spec.search_space import Range, Resources, SearchSpace, parse_yaml
+from orchestrator.spec.yaml_text import as_yaml
 from orchestrator.sweep.planning import plan
-from orchestrator.sweep.running import as_yaml
 
 BASE = {
     "model": "lenet5",
@@ -83,8 +83,34 @@ def test_settings_override_the_file(tmp_path: Path) -> None:
     )
     planned = plan(changed)
     assert changed.name == "t"
-    assert changed.resources.cpus == 2
+    assert changed.resources == Resources(cpus=2)
     assert [(t.spec.seed, t.spec.retrain.epochs, t.spec.data.params) for t in planned.trials] == [(5, 7, {"size": 9})]
+
+
+def test_resources_are_told_or_measured(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(as_yaml(space(resources="auto")))
+    assert SearchSpace.load(file).resources == "auto"
+    assert SearchSpace.load(file, {"resources.cpus": 2, "resources.gpus": 0.5}).resources == Resources(cpus=2, gpus=0.5)
+    file.write_text(as_yaml(space(resources={"cpus": 3, "gpus": 0.5})))
+    assert SearchSpace.load(file, {"resources": "auto"}).resources == "auto"
+    assert SearchSpace.load(file, {"resources.cpus": 2}).resources == Resources(cpus=2, gpus=0.5)
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ("automatic", "resources: must be 'auto' or a mapping with cpus and gpus, found \"automatic\""),
+        (None, "resources: must be 'auto' or a mapping with cpus and gpus, found null"),
+        ({"cpu": 1}, "resources.cpu: unknown name 'cpu'; did you mean 'cpus'?"),
+        ({"cpus": 0}, "resources.cpus: must be greater than 0, found 0"),
+        ({"gpus": "auto"}, 'resources.gpus: must be a valid number, found "auto"'),
+    ],
+)
+def test_resources_that_cannot_be_are_refused(resources: object, message: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        space(resources=resources)
+    assert str(refused.value) == message
 
 
 def test_the_written_search_space_plans_the_same(tmp_path: Path) -> None:

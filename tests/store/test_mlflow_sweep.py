@@ -90,7 +90,8 @@ def test_runs_of_earlier_versions_get_names_and_descriptions(out, make_result, c
     experiment, _ = parent_of(client)
     (run,) = client.search_runs([experiment.experiment_id], "tags.trial_id != ''")
     client.update_run(run.info.run_id, name="l1-abc")
-    client.delete_tag(run.info.run_id, "mlflow.note.content")
+    for tag in ("mlflow.note.content", "prunesweep.record"):
+        client.delete_tag(run.info.run_id, tag)
     write(out)
     (again,) = client.search_runs([experiment.experiment_id], "tags.trial_id != ''")
     assert (again.info.run_id, again.info.run_name) == (run.info.run_id, "l1: l1_norm macs 50 % fine_tune seed 0")

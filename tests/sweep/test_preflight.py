@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import ray
 
+from orchestrator.spec.workspace import store_folder
+from orchestrator.store.bucket import bucket_of
+from orchestrator.store.mirror import post
 from orchestrator.sweep import preflight, ray_tune
 from orchestrator.sweep.resolving import resolve
 
@@ -48,6 +51,23 @@ def test_a_store_that_is_no_folder_is_refused(node: str, tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(preflight.UnfitNode, match="--out: Not a directory"):
         preflight.check_nodes("auto", tmp_path / "file", [SPEC])
+
+
+def test_a_node_that_cannot_use_the_bucket_is_named(node: str, bucket_uri: str) -> None:
+    """Ray was started before the environment named the server and the keys."""
+    with pytest.raises(preflight.UnfitNode) as refused:
+        preflight.check_nodes("auto", store_folder(bucket_uri), [SPEC])
+    assert str(refused.value).startswith(f"--address auto: {node} cannot use --out: s3://")
+    bucket = bucket_of(store_folder(bucket_uri))
+    assert bucket is not None
+    assert bucket.listing(store_folder(bucket_uri)) == {}
+
+
+def test_a_node_that_can_use_the_bucket_sees_what_the_driver_wrote(bucket_uri: str) -> None:
+    mark = store_folder(bucket_uri) / ".preflight-0a1b"
+    assert "what the driver wrote is not there" in str(preflight._unreached(f"{bucket_uri}/.preflight-0a1b", "token"))
+    post(mark, "token")
+    assert preflight._unreached(f"{bucket_uri}/.preflight-0a1b", "token") is None
 
 
 def test_plug_ins_outside_of_the_package_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

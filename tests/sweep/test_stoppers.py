@@ -7,9 +7,9 @@ import pytest
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.result import EpochRow, TrialResult
 from orchestrator.spec.search_space import SearchSpace
+from orchestrator.spec.yaml_text import as_yaml
 from orchestrator.sweep.planning import plan
 from orchestrator.sweep.resolving import resolve
-from orchestrator.sweep.running import as_yaml
 from orchestrator.sweep.stoppers import Progress, Referee, better_fronts, epochs_at, places, rungs_of
 
 BASE = {"model": "lenet5", "data": "digits", "method": "l1_norm", "target": {"sparsity": 0.5}}

@@ -1,0 +1,31 @@
+"""A search space as the YAML that it is loaded from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from orchestrator.spec.search_space import Range, SearchSpace
+
+
+def as_yaml(space: SearchSpace) -> str:
+    """The search space as it runs, settings applied; loading it gives the same plan."""
+
+    def plain(axes: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v.model_dump(exclude_defaults=True) if isinstance(v, Range) else v for k, v in axes.items()}
+
+    raw = space.model_dump(exclude_defaults=True, exclude={"axes", "arms"})
+    if space.axes:
+        raw["axes"] = plain(space.axes)
+    if space.arms:
+        raw["arms"] = [
+            {
+                **({"name": arm.name} if arm.name else {}),
+                **arm.overrides,
+                **({"axes": plain(arm.axes)} if arm.axes else {}),
+            }
+            for arm in space.arms
+        ]
+    return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)

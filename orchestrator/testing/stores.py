@@ -1,0 +1,187 @@
+"""The promises every kind of store keeps to processes on any of its machines, as tests to inherit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from orchestrator.spec.workspace import store_folder
+from orchestrator.store.bucket import bucket_of
+
+_WAIT_SECONDS = 60
+_SWEEP, _STAGE, _KEY = "sweep", "baseline", "0123456789ab"
+
+_SCRIPT = """
+import sys, time
+from pathlib import Path
+from orchestrator.spec.workspace import Workspace, store_folder
+from orchestrator.store.atomic import write_once
+from orchestrator.store.bucket import bucket_of
+from orchestrator.store.driver_lock import DriverAtWork, driving
+
+what, out, more = sys.argv[1], store_folder(sys.argv[2]), sys.argv[3]
+folder = out / "sweep"
+folder.mkdir(parents=True, exist_ok=True)
+if what == "compute":
+    import torch
+    from orchestrator.trial.stages import StageOutput, once
+    torch.set_num_threads(1)
+print("ready", flush=True)
+sys.stdin.readline()
+if what == "write":
+    path = folder / "trials" / "trial" / "result.json"
+    print(write_once(path, more.encode()), path.read_text())
+elif what == "write many":
+    for number in range(100_000):
+        write_once(folder / "trials" / f"{number:06d}" / "result.json", bytes([number % 251]) * 300_000)
+elif what == "compute":
+    def compute(checkpoint):
+        with open(more, "a") as log:
+            log.write("computed\\n")
+        time.sleep(0.3)
+        return StageOutput({"weight": torch.ones(3)}, [], 1.0, {})
+    for _ in range(2):
+        output, reused = once(Workspace(out, "sweep", remote=bucket_of(out)), "baseline", "0123456789ab", compute)
+        print(reused, output.tensors["weight"].tolist(), flush=True)
+        sys.stdin.readline()
+elif what == "drive":
+    try:
+        with driving(folder):
+            print("driving", flush=True)
+            sys.stdin.readline()
+    except DriverAtWork as busy:
+        print(busy)
+"""
+
+
+class StoreSuite:
+    """Inherit it as ``Test...`` and give the fixtures ``store`` and ``machines``."""
+
+    @pytest.fixture
+    def store(self) -> str:
+        """The store, empty, as ``--out`` names it."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def machines(self) -> list[dict[str, str]]:
+        """What the environment of a process lacks to be on one machine or another; two machines, or one twice."""
+        raise NotImplementedError
+
+    def test_the_first_record_stands_and_every_machine_sees_it(
+        self, store: str, machines: list[dict[str, str]]
+    ) -> None:
+        with started(*(("write", store, f"writer {i}", machines[i % 2]) for i in range(4))) as writers:
+            said = [_finish(writer).split(maxsplit=1) for writer in writers]
+        won = [i for i, (first, _) in enumerate(said) if first == "True"]
+        assert len(won) == 1
+        assert {text for _, text in said} == {f"writer {won[0]}"}
+
+    def test_a_record_is_whole_or_not_there_when_its_writer_is_killed(
+        self, store: str, machines: list[dict[str, str]]
+    ) -> None:
+        with started(("write many", store, "", machines[0])) as (writer,):
+            _go(writer)
+            while len(_standing(store)) < 3:
+                assert writer.poll() is None
+            writer.kill()
+            writer.wait(_WAIT_SECONDS)
+        for name, data in _standing(store).items():
+            assert data == bytes([int(name) % 251]) * 300_000
+
+    def test_one_process_computes_a_stage_and_a_damaged_one_is_computed_again(
+        self, store: str, machines: list[dict[str, str]], tmp_path: Path
+    ) -> None:
+        log = tmp_path / "computed"
+        with started(*(("compute", store, str(log), machine) for machine in machines)) as workers:
+            for computed in (1, 2):
+                for worker in workers:
+                    _go(worker)
+                said = sorted(_line(worker) for worker in workers)
+                assert said == ["False [1.0, 1.0, 1.0]", "True [1.0, 1.0, 1.0]"]
+                assert log.read_text().count("computed") == computed
+                for machine in machines:
+                    _damage(store, machine)
+
+    def test_a_sweep_has_one_driver_and_is_free_when_it_is_killed(
+        self, store: str, machines: list[dict[str, str]]
+    ) -> None:
+        with started(*(("drive", store, "", machine) for machine in (*machines, machines[1]))) as drivers:
+            first, second, third = drivers
+            _go(first)
+            assert _line(first) == "driving"
+            refused = _finish(second)
+            assert "a driver runs this sweep (host " in refused
+            assert f"pid {first.pid}" in refused
+            first.kill()
+            first.wait(_WAIT_SECONDS)
+            _go(third)
+            assert _line(third) == "driving"
+
+
+@contextmanager
+def started(*tasks: tuple[str, str, str, Mapping[str, str]]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that are ready, each for one task on one store; what is left of them is killed."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", _SCRIPT, what, store, more],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **machine},
+        )
+        for what, store, more, machine in tasks
+    ]
+    try:
+        for process in running:
+            assert _line(process) == "ready"
+        yield running
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
+
+
+def _go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def _finish(process: subprocess.Popen[str]) -> str:
+    said, _ = process.communicate("go\n", timeout=_WAIT_SECONDS)
+    assert process.returncode == 0
+    return said.strip()
+
+
+def _standing(store: str) -> dict[str, bytes]:
+    """Records by trial, as a machine reads them that has written none."""
+    out = store_folder(store)
+    bucket, folder = bucket_of(out), out / _SWEEP / "trials"
+    if bucket is None:
+        return {path.parent.name: path.read_bytes() for path in folder.glob("*/result.json")}
+    names = [name for name in bucket.listing(folder) if name.endswith("/result.json")]
+    return {name.split("/")[0]: bucket.read(folder / name) or b"" for name in names}
+
+
+def _damage(store: str, machine: Mapping[str, str]) -> None:
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in machine.items():
+            environment.setenv(name, value)
+        out = store_folder(store)
+        path = out / "cache" / _STAGE / _KEY / "tensors.safetensors"
+        if path.exists():
+            path.write_bytes(path.read_bytes()[:-1])
+        bucket = bucket_of(path)
+        if bucket is not None:
+            bucket.write(path, b"damaged")

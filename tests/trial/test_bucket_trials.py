@@ -1,0 +1,98 @@
+"""A trial on a machine that is lost goes on elsewhere, from what it left in the bucket."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.spec.result import EpochRow
+from orchestrator.spec.workspace import Workspace, store_folder
+from orchestrator.store.bucket import bucket_of
+from orchestrator.sweep.resolving import resolve
+from orchestrator.training import checkpoint as checkpoints
+from orchestrator.trial.run import run_trial
+
+SMALL: dict[str, Any] = {
+    "model": {"name": "convnet", "width": 0.1},
+    "data": "digits",
+    "method": "magnitude",
+    "target": {"quantity": "weights", "sparsity": 0.8},
+    "baseline": {"epochs": 2, "lr": 0.05},
+    "retrain": {"name": "clr", "epochs": 3},
+}
+
+
+class Lost(BaseException):
+    """As the power would go."""
+
+
+@pytest.fixture
+def workspace(bucket_uri: str, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "COPY_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "_SHARE", 1e9)
+    out = store_folder(bucket_uri)
+    return Workspace(out, "sweep", remote=bucket_of(out))
+
+
+def objects(workspace: Workspace) -> list[str]:
+    bucket = bucket_of(workspace.out)
+    assert bucket is not None
+    return sorted(bucket.listing(workspace.out))
+
+
+def test_it_goes_on_from_the_last_epoch_that_went_up(workspace: Workspace, tmp_path: Path) -> None:
+    spec = resolve(SMALL)
+    whole = run_trial(spec, Workspace(tmp_path / "whole", "sweep"))
+
+    def breaking(row: EpochRow, epochs: int) -> None:
+        if (row.stage, row.epoch) == ("retrain", 1):
+            raise Lost
+
+    with pytest.raises(Lost):
+        run_trial(spec, workspace, breaking)
+    left = objects(workspace)
+    assert f"cache/baseline/{spec.baseline_key}/stage.json" in left
+    assert len([name for name in left if "/.checkpoint/" in name]) == 2
+    shutil.rmtree(workspace.out)
+
+    trained: list[int] = []
+    loop = checkpoints.Checkpoint.write
+
+    def counting(self: checkpoints.Checkpoint, *words: Any) -> None:
+        trained.append(1)
+        loop(self, *words)
+
+    with pytest.MonkeyPatch.context() as counted:
+        counted.setattr(checkpoints.Checkpoint, "write", counting)
+        again = run_trial(spec, workspace)
+    assert again.status == "done", again.error
+    assert "baseline" in again.reused
+    assert len(trained) <= 2  # of the five epochs there are
+    assert again.metrics == whole.metrics
+    assert not [name for name in objects(workspace) if "checkpoint" in name]
+
+
+def test_the_newer_of_two_checkpoints_counts(workspace: Workspace, tmp_path: Path) -> None:
+    import torch
+
+    folder = workspace.trial_folder("a") / ".checkpoint"
+    here = checkpoints.Checkpoint(folder, {"commit": "x"}, workspace.remote)
+    here.write({"t": torch.zeros(1)}, {"epoch": 1})
+    shutil.copytree(folder, tmp_path / "stale")
+    here.write({"t": torch.ones(1)}, {"epoch": 2})
+    bucket = bucket_of(folder)
+    assert bucket is not None
+    assert len(bucket.listing(folder)) == 2  # the tensors of the first went when those of the second had come
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "stale", folder)
+    found = checkpoints.Checkpoint(folder, {"commit": "x"}, workspace.remote).read()
+    assert found is not None
+    assert found[1] == {"epoch": 2}
+    assert checkpoints.Checkpoint(folder, {"commit": "y"}, workspace.remote).read() is None
+    here.remove()
+    assert bucket.listing(folder) == {}
+    assert not folder.exists()

@@ -157,6 +157,10 @@ def status(
         )
 
 
+_ROWS = 100
+"""Settings that the summary of a run shows; nobody reads more in a terminal."""
+
+
 def _summary(folder: Path, planned: Plan) -> None:
     """Mean and deviation over seeds, one row a setting."""
     from orchestrator.analysis.aggregate import settings
@@ -181,12 +185,14 @@ def _summary(folder: Path, planned: Plan) -> None:
     }
     for title in (*metrics.values(), "n"):
         table.add_column(title, justify="right")
-    for setting in found:
+    for setting in found[:_ROWS]:
         values = [setting.metric(name) for name in metrics]
         cells = [_mean(value, name) for value, name in zip(values, metrics, strict=True)]
         count = ", ".join([str(len(setting.rows)), *(f"{n} {status}" for status, n in setting.statuses.items())])
         table.add_row(setting.arm, *(cell(setting.point.get(name)) for name in axes), *cells, count)
     OUT.print(table)
+    if len(found) > _ROWS:
+        OUT.print(f"and {len(found) - _ROWS} settings more: prunesweep report {folder.name}")
 
 
 def _mean(value: Any, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,11 @@ from orchestrator.sweep.points import located
 
 JOURNAL = "optuna.journal"
 """In the sweep's folder: the search as Optuna's dashboard shows it, a view of the records."""
-_AHEAD = 2
-"""Suggestions kept ready: more would know less of what runs meanwhile."""
+_AHEAD = 1
+"""Suggestions kept ready, beside as many that are given out before a worker is free, which then need not wait for Tune
+to come round: more would know less of what runs meanwhile."""
+_LOOKING = 0.05
+"""Share of the time for which the folder is looked through; with thousands of records it takes long."""
 
 
 class Suggestions:
@@ -29,7 +33,7 @@ class Suggestions:
     Args:
         planned: the sweep's plan, with what is drawn already; the caller runs what of it has no record.
         folder: the sweep's folder.
-        slots: trials that may be under way at once; more would be drawn without knowing what these give.
+        slots: trials that run at once; many more would be drawn without knowing what these give.
     """
 
     def __init__(self, planned: Plan, folder: Path, slots: int) -> None:
@@ -48,6 +52,7 @@ class Suggestions:
         self.notes: list[str] = []
         """What a reader of the sweep should know: suggestions in vain, a space without new points."""
         recorded = self._looked_at = recorded_ids(folder)
+        self._next_look = 0.0
         self.unmeasured = [trial for trial in planned.trials if self._lacks_latency(trial.trial_id)]
         """Finished trials whose latency the caller must measure before the search can be told."""
         unended = [trial for trial in planned.trials if trial.trial_id not in recorded] + self.unmeasured
@@ -63,7 +68,7 @@ class Suggestions:
 
     def take(self, wait: float = 0.0) -> PlannedTrial | None:
         """The next trial to run; None if there is none yet, or enough are under way."""
-        if len(self._under_way) >= self._slots:
+        if len(self._under_way) >= self._slots + _AHEAD:
             return None
         self._adopt()
         with self._changed:
@@ -114,7 +119,13 @@ class Suggestions:
 
     def _adopt(self) -> None:
         """A record that nobody here ran: a worker of an earlier driver has still written it."""
-        for trial_id in recorded_ids(self._folder) - self._counted - self._looked_at:
+        started = time.monotonic()
+        if started < self._next_look:
+            return
+        news = recorded_ids(self._folder) - self._counted - self._looked_at
+        now = time.monotonic()
+        self._next_look = now + (now - started) / _LOOKING
+        for trial_id in news:
             self._looked_at.add(trial_id)
             folder = self._folder / "trials" / trial_id
             try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalStorage
+from optuna.storages.journal import BaseJournalBackend, JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -212,20 +212,15 @@ class Proposer:
 
         if journal is None:
             return filled(None)
-        Path(f"{journal}.lock").unlink(missing_ok=True)  # a killed driver's; this one runs alone
         try:
-            found = study(_storage(journal))
+            found = study(JournalStorage(_Journal(journal)))
             if found.user_attrs.get("space") == mark and _agrees(found, known):
                 return found
         except Exception:
             # A journal cut off by a kill, or of another Optuna: whatever is wrong with a view, it is made anew.
             pass
-        lines = _Lines()
-        filled(JournalStorage(lines))
-        draft = journal.with_name(f".{journal.name}")
-        draft.write_text("".join(lines.texts), encoding="utf-8")
-        draft.replace(journal)
-        return study(_storage(journal))
+        journal.unlink(missing_ok=True)
+        return filled(JournalStorage(_Journal(journal)))
 
     def _told(self, known: Sequence[Known]) -> list[FrozenTrial]:
         population = _population(self._space)
@@ -256,17 +251,28 @@ class Proposer:
         return told
 
 
-class _Lines(BaseJournalBackend):
-    """A journal in memory, in the words of `JournalFileBackend`, which waits for the disk after every trial."""
+class _Journal(BaseJournalBackend):
+    """A journal in the words of Optuna's `JournalFileBackend`, which its dashboard reads, for one process that writes.
 
-    def __init__(self) -> None:
-        self.texts: list[str] = []
+    That one locks its file, reads it and waits for the disk at every word, ten times a trial. This is a view of the
+    records: where its file was cut off, it is made anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        if not text.endswith("\n") and text:
+            raise ValueError(f"{path}: the last line was cut off")
+        self._lines = text.splitlines()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        self.texts += [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+        lines = [json.dumps(log, separators=(",", ":")) for log in logs]
+        self._lines += lines
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write("".join(line + "\n" for line in lines))
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        return map(json.loads, self.texts[log_number_from:])
+        return map(json.loads, self._lines[log_number_from:])
 
 
 def _sampler(space: SearchSpace, known: int) -> optuna.samplers.BaseSampler:
@@ -290,16 +296,15 @@ def _step(judgement: Judgement) -> int:
     return round(100 * judgement.share)
 
 
-def _storage(path: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(path)))
-
-
 def _agrees(study: optuna.Study, known: Sequence[Known]) -> bool:
-    """The study says of every trial what its record says, and of no other that it ended well."""
+    """The study says of every trial what its record says, and tells of no other that was drawn."""
     told: dict[str, tuple[TrialState, list[float]]] = {}
+    failed = {trial.trial_id for _, trial, judgement in known if judgement.state == "failed"}
     for trial in study.get_trials(deepcopy=False):
         if not trial.state.is_finished():
             return False
+        if trial.state == TrialState.FAIL and trial.user_attrs.get("trial_id") not in {None, *failed}:
+            return False  # given up before it began
         if trial.state != TrialState.FAIL:
             told[trial.user_attrs["trial_id"]] = (trial.state, list(trial.values or []))
     wanted = {

@@ -72,11 +72,12 @@ def test_as_many_are_recorded_as_were_asked_for(search: str, tmp_path: Path) -> 
     assert set(told) == recorded_ids(tmp_path)
 
 
-def test_no_more_are_under_way_than_there_are_slots(tmp_path: Path) -> None:
+def test_no_more_are_given_out_than_there_are_slots_and_one(tmp_path: Path) -> None:
     suggestions = Suggestions(plan(space(), tmp_path), tmp_path, 2)
-    first, second = suggestions.take(20.0), suggestions.take(20.0)
+    first, second, waiting = (suggestions.take(20.0) for _ in range(3))
     assert first is not None
     assert second is not None
+    assert waiting is not None  # for the worker that is free next
     assert suggestions.take(0.2) is None
     suggestions.ended(finish(tmp_path, first))
     assert suggestions.take(20.0) is not None
@@ -146,17 +147,16 @@ def test_failed_trials_that_run_again_are_told_when_they_end(tmp_path: Path) -> 
 
 
 def test_a_trial_is_told_when_its_latency_is_there(tmp_path: Path) -> None:
-    this = space(2, objectives={"accuracy": "max", "latency_ms": "min"})
+    this = space(3, objectives={"accuracy": "max", "latency_ms": "min"})
     suggestions = Suggestions(plan(this, tmp_path), tmp_path, 1)
-    trial = suggestions.take(20.0)
+    trial, other = suggestions.take(20.0), suggestions.take(20.0)
     assert trial is not None
+    assert other is not None
     result = finish(tmp_path, trial)
     assert not suggestions.ended(result)
-    assert suggestions.take(0.2) is None  # one slot, and this one is not told yet
+    assert suggestions.take(0.2) is None  # this one is not told yet
     write_latency(tmp_path / "trials" / trial.trial_id, Latency(latency_ms=1.5, latency_ms_std=0.1))
     assert suggestions.ended(result)
-    other = suggestions.take(20.0)
-    assert other is not None
     assert not suggestions.ended(finish(tmp_path, other))
     suggestions.close()
     resumed = Suggestions(plan(this, tmp_path), tmp_path, 1)
@@ -166,7 +166,7 @@ def test_a_trial_is_told_when_its_latency_is_there(tmp_path: Path) -> None:
     states = {trial.state.name: trial.values for trial in study(tmp_path).trials}
     assert states["COMPLETE"][1] == 1.5
     assert states["FAIL"] is None
-    assert plan(this, tmp_path).to_draw == 0
+    assert plan(this, tmp_path).to_draw == 1
 
 
 def test_an_impossible_space_ends_with_its_error(tmp_path: Path) -> None:

@@ -16,15 +16,15 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from own_process import in_a_process
 
 SEARCHES = ("grid", "random", "tpe", "nsga2")
 SCRIPTS = ("tune_mlflow", "tune_reuse_actors", "tune")
@@ -126,16 +126,6 @@ def one(side: str, trials: int, out: Path) -> dict[str, float]:
     return bare(trials, out) if side == "bare" else script(side, trials, out)
 
 
-def in_a_process(side: str, trials: int) -> dict[str, float]:
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--side", side, "--trials", str(trials), "--out", folder]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"{side} with {trials} trials failed:\n{done.stdout}{done.stderr}")
-        figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-        return figures
-
-
 def slope(runs: list[list[dict[str, float]]], what: str, more: int) -> float:
     """Median over the repeats of the seconds that one more trial takes."""
     return statistics.median((many.get(what, 0.0) - few.get(what, 0.0)) / more for few, many in runs)
@@ -173,7 +163,7 @@ def main() -> None:
     found: dict[str, list[list[dict[str, float]]]] = {side: [] for side in ("bare", *given.sides)}
     for _ in range(given.repeats):
         for side, runs in found.items():
-            runs.append([in_a_process(side, count) for count in (few, many)])
+            runs.append([in_a_process(__file__, side, trials=count) for count in (few, many)])
             print(f"{side}: {[round(run['seconds'], 1) for run in runs[-1]]} s", file=sys.stderr, flush=True)
     load.append(os.getloadavg())
     text, of = table(found, many - few)

@@ -13,15 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping
 from datetime import date
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+from own_process import in_a_process
 
 PENALTIES = [1e-4, 3e-4, 1e-3, 3e-3]
 SPARSITIES = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
@@ -76,16 +75,6 @@ def one(side: str, epochs: int, out: Path) -> dict[str, Any]:
     }
 
 
-def in_a_process(side: str, epochs: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--side", side, "--epochs", str(epochs), "--out", folder]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"{side} failed:\n{done.stdout}{done.stderr}")
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return found
-
-
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Both sides as Markdown, and the ratios."""
     names = ["baseline", "sparse_training", "retrain"]
@@ -108,7 +97,7 @@ def main() -> None:
         print(json.dumps(one(given.side, given.epochs, given.out)))
         return
     load = os.getloadavg()
-    found = {side: in_a_process(side, given.epochs) for side in SIDES}
+    found = {side: in_a_process(__file__, side, epochs=given.epochs) for side in SIDES}
     print(table(found))
     if given.save:
         facts = {

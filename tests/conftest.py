@@ -6,10 +6,14 @@ import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
+if TYPE_CHECKING:
+    from orchestrator.store.bucket import Bucket
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -59,3 +63,14 @@ def bucket_uri(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     name = f"bucket-{uuid.uuid4().hex[:8]}"
     s3fs.S3FileSystem(use_listings_cache=False).mkdir(name)
     return f"s3://{name}/runs"
+
+
+@pytest.fixture
+def bucket(bucket_uri: str) -> "Bucket":
+    """The bucket of that place."""
+    from orchestrator.spec.workspace import store_folder
+    from orchestrator.store.bucket import bucket_of
+
+    found = bucket_of(store_folder(bucket_uri))
+    assert found is not None
+    return found

@@ -43,7 +43,7 @@ def uri_of(path: Path) -> str | None:
     Raises:
         SpecError: it mirrors a bucket of another server than the environment names now.
     """
-    parts = parts_of(path)
+    parts = _parts_of(path)
     if parts is None:
         return None
     server, bucket, key = parts
@@ -54,7 +54,7 @@ def uri_of(path: Path) -> str | None:
     return f"{scheme}://{bucket}/{key}".rstrip("/")
 
 
-def parts_of(path: Path) -> tuple[str, str, str] | None:
+def _parts_of(path: Path) -> tuple[str, str, str] | None:
     """Server, bucket and key of what a path mirrors."""
     try:
         parts = Path(os.path.realpath(path)).relative_to(_root()).parts

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from orchestrator.spec.errors import SpecError, StoreAway, out_of_space
 from orchestrator.spec.redacting import redacted
-from orchestrator.spec.store_uri import parts_of, uri_of
+from orchestrator.spec.store_uri import uri_of
 from orchestrator.store.lease import leased
 from orchestrator.store.stored import Stored, is_current, stored_of
 
@@ -42,13 +42,14 @@ def bucket_of(path: Path) -> Bucket | None:
         SpecError: what is needed to reach such a bucket is not installed, or it is another server's.
     """
     uri = uri_of(path)
-    parts = parts_of(path)
-    if uri is None or parts is None:
+    if uri is None:
         return None
+    scheme, _, place = uri.partition("://")
+    name, *inside = place.split("/")
     root = Path(os.path.realpath(path))
-    for _ in filter(None, parts[2].split("/")):
+    for _ in inside:
         root = root.parent
-    return _opened(uri.partition("://")[0], parts[1], root)
+    return _opened(scheme, name, root)
 
 
 @cache

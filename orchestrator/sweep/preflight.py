@@ -71,7 +71,7 @@ def check_nodes(address: str, out: Path, specs: Iterable[TrialSpec]) -> None:
     modules = plugin_modules(specs)
     token = secrets.token_hex(8)
     mark, bucket = out / f".preflight-{token}", bucket_of(out)
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    nodes = nodes_with("CPU")
     names = {node["NodeID"]: f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']})" for node in nodes}
     task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_report)
     try:
@@ -81,10 +81,9 @@ def check_nodes(address: str, out: Path, specs: Iterable[TrialSpec]) -> None:
             bucket.write(mark, token.encode())
         asked = {}
         for node in nodes:
-            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             gpus = int(node["Resources"].get("GPU", 0))
             asked[
-                task.options(scheduling_strategy=place).remote(
+                task.options(scheduling_strategy=on_node(node["NodeID"])).remote(
                     address_of(mark), token, node["NodeID"], modules, gpus, _SIGHT_SECONDS
                 )
             ] = node["NodeID"]
@@ -145,6 +144,16 @@ def installed(modules: Sequence[str] = ()) -> dict[str, str]:
         spec = importlib.util.find_spec(module)
         found[f"plug-in {module}"] = "none" if spec is None or spec.origin is None else _code([Path(spec.origin)])
     return found
+
+
+def nodes_with(resource: str) -> list[dict[str, Any]]:
+    """The cluster's living nodes that have some of a resource, as Ray describes them."""
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get(resource, 0) > 0]
+
+
+def on_node(node_id: str) -> NodeAffinitySchedulingStrategy:
+    """For a task that must run on this node and on no other."""
+    return NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
 def compared(here: Mapping[str, str], there: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

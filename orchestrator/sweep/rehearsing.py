@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import Resources
@@ -16,6 +15,7 @@ from orchestrator.spec.workspace import Workspace
 from orchestrator.sweep.kinds import Network, networks, possible, trainings
 from orchestrator.sweep.packing import Gpu, Load, Packing, keep, limit_of, packed, shared, without_gpus
 from orchestrator.sweep.planning import Plan
+from orchestrator.sweep.preflight import nodes_with, on_node
 
 _LOOK_SECONDS = 0.5
 """How often an interrupt is looked for while a task is waited for."""
@@ -40,10 +40,10 @@ def check_networks(planned: Plan, waiting: Collection[str], fits: Callable[[Tria
     found = [network for network in networks(possible(planned, waiting), planned.arms) if not fits(network.spec)]
     if not found:
         return
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    nodes = nodes_with("CPU")
     task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_refusals)
     if nodes:
-        task = task.options(scheduling_strategy=_on(nodes[0]["NodeID"]))
+        task = task.options(scheduling_strategy=on_node(nodes[0]["NodeID"]))
     try:
         answers = _answer(task.remote([_plain(network.spec) for network in found]), check)
     except ray.exceptions.RayError:
@@ -61,7 +61,7 @@ def packing_of(planned: Plan, waiting: Collection[str], folder: Path, data_cache
     """
     if planned.space.resources != "auto":
         return Packing(planned.space.resources)
-    gpus = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) > 0]
+    gpus = nodes_with("GPU")
     if not gpus:
         return without_gpus()
     found, smallest = _survey(gpus, check)
@@ -70,7 +70,7 @@ def packing_of(planned: Plan, waiting: Collection[str], folder: Path, data_cache
     workspace = {"out": str(folder.parent), "sweep": folder.name, "threads": max(1, int(cpus))}
     workspace |= {"data_cache": None if data_cache is None else str(data_cache)}
     task: Any = ray.remote(num_cpus=min(1.0, cpus), num_gpus=1, max_retries=0, max_calls=1)(_loads)
-    answer = task.options(scheduling_strategy=_on(smallest)).remote(
+    answer = task.options(scheduling_strategy=on_node(smallest)).remote(
         [(training.label, _plain(training.spec), training.sparse) for training in wanted], workspace
     )
     try:
@@ -90,7 +90,7 @@ def packing_of(planned: Plan, waiting: Collection[str], folder: Path, data_cache
 def _survey(nodes: Sequence[dict[str, Any]], check: Check) -> tuple[list[Gpu], str]:
     """The GPUs of the cluster, and the machine with the smallest of them."""
     task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_gpus)
-    asked = [task.options(scheduling_strategy=_on(node["NodeID"])).remote() for node in nodes]
+    asked = [task.options(scheduling_strategy=on_node(node["NodeID"])).remote() for node in nodes]
     found: list[tuple[Gpu, str]] = []
     for node, answer in zip(nodes, asked, strict=True):
         told = node["Resources"]
@@ -109,10 +109,6 @@ def _answer(task: Any, check: Check) -> Any:
         check()
         if done:
             return ray.get(task)
-
-
-def _on(node_id: str) -> NodeAffinitySchedulingStrategy:
-    return NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
 def _plain(spec: TrialSpec) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import asdict
 
 import torch
 
@@ -26,20 +27,16 @@ def refusal(spec: TrialSpec) -> str | None:
         return None
     if shape.size >= _PHOTOGRAPHS:
         with suppress(Exception), torch.device("meta"), torch.no_grad():
-            made(spec.model.name, spec.model.params, **_arguments(shape)).eval()(_image(shape))
+            made(spec.model.name, spec.model.params, **asdict(shape)).eval()(_image(shape))
             return None
     try:
         with torch.no_grad():
-            build(spec.model.name, spec.model.params, **_arguments(shape)).eval()(_image(shape))
+            build(spec.model.name, spec.model.params, **asdict(shape)).eval()(_image(shape))
     except Exception as problem:
         line = next((line.strip() for line in str(problem).splitlines() if line.strip()), "")
         told = line if isinstance(problem, ModelError) else f"{type(problem).__name__}: {line}"
         return f"the {shape.size}x{shape.size} images of {spec.data.name!r}: {told[:300]}"
     return None
-
-
-def _arguments(shape: Shape) -> dict[str, int]:
-    return {"classes": shape.classes, "channels": shape.channels, "size": shape.size}
 
 
 def _image(shape: Shape) -> torch.Tensor:

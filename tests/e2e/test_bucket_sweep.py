@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from commands import CONTRACT, command
 from ray.cluster_utils import Cluster
 from typer.testing import CliRunner
 
@@ -40,13 +41,6 @@ arms:
 """
 TRIALS = 4
 PACKAGE = Path(__file__).resolve().parents[2]
-CONTRACT = (
-    Path(os.environ.get("PRUNESWEEP_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "checks/contract.py"
-)
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "orchestrator", *words]
 
 
 def said(folder: Path, *words: str) -> str:

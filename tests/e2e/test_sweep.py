@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from commands import CONTRACT, command
 
 SPACE = """
 name: small
@@ -35,13 +36,6 @@ arms:
     target: {quantity: weights}
 """
 TRIALS, BASELINES, SPARSE_TRAININGS, IMPORTANCES = 16, 2, 2, 2
-CONTRACT = (
-    Path(os.environ.get("PRUNESWEEP_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "checks/contract.py"
-)
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "orchestrator", *words]
 
 
 def start(folder: Path) -> "subprocess.Popen[str]":

@@ -27,13 +27,6 @@ def out(bucket_uri: str) -> Path:
     return store_folder(bucket_uri)
 
 
-@pytest.fixture
-def bucket(out: Path) -> Bucket:
-    found = bucket_of(out)
-    assert found is not None
-    return found
-
-
 def test_a_path_of_the_mirror_names_an_object_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRUNESWEEP_STORES", str(tmp_path))
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)

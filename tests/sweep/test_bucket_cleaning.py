@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from orchestrator.cli import app
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.workspace import store_folder
-from orchestrator.store.bucket import Bucket, bucket_of
+from orchestrator.store.bucket import Bucket
 from orchestrator.store.driver_lock import driving
 from orchestrator.store.mirror import post
 from orchestrator.sweep import cleaning
@@ -31,13 +31,6 @@ ORPHAN = "cache/baseline/0123456789ab"
 @pytest.fixture
 def out(bucket_uri: str) -> Path:
     return store_folder(bucket_uri)
-
-
-@pytest.fixture
-def bucket(out: Path) -> Bucket:
-    found = bucket_of(out)
-    assert found is not None
-    return found
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,11 @@ from orchestrator.store.run_values import (
     layers_csv,
     run_metrics,
     run_parameters,
-    run_tags,
 )
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run, RunTag
+    from mlflow.entities import Run
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow's page shows as a description, in Markdown."""
@@ -51,7 +50,7 @@ class Child:
     """Of the record that it shows."""
     end_time: int | None = None
     params: frozenset[str] = frozenset()
-    tags: frozenset[str] = frozenset()
+    tags: dict[str, str] = field(default_factory=dict)
     latency: dict[str, float] = field(default_factory=dict)
     complete: bool = True
     """False where it was only listed: end, parameters, tags and latency are not known."""
@@ -120,18 +119,28 @@ def _child(run: Run) -> Child:
         stamp=run.data.tags.get(RECORD),
         end_time=run.info.end_time,
         params=frozenset(run.data.params),
-        tags=frozenset(run.data.tags),
+        tags=dict(run.data.tags),
         latency={name: run.data.metrics[name] for name in LATENCY_METRICS if name in run.data.metrics},
     )
 
 
-def fill(
+def make(
     client: MlflowClient,
-    child: Child,
-    result: TrialResult,
-    latency: Latency | None,
-    note: str,
-    labels: Sequence[RunTag],
+    experiment: str,
+    parent: str,
+    name: str,
+    trial_id: str,
+    began: int | None,
+    tags: Mapping[str, str],
+) -> Child:
+    """A new run of a trial, with its tags in the same transaction."""
+    origin = {"trial_id": trial_id, "mlflow.parentRunId": parent}
+    run = client.create_run(experiment, start_time=began, tags={**tags, **origin}, run_name=name)
+    return Child(run.info.run_id, name, tags=dict(tags))
+
+
+def fill(
+    client: MlflowClient, child: Child, result: TrialResult, latency: Latency | None, tags: Mapping[str, str]
 ) -> list[str]:
     """Everything but the final status; returns the artifacts that are too large.
 
@@ -140,18 +149,17 @@ def fill(
         child: the trial's run, which is not final.
         result: the record.
         latency: what was measured of it.
-        note: the run's description.
-        labels: tags beside those that follow from the record.
+        tags: what it is to be labelled with; what it has already is not sent again.
     """
     from mlflow.entities import Metric, Param, RunTag
 
-    tags = run_tags(result) | {NOTE: note}
-    for name in (child.tags & {"error", "note", "left_out"}) - tags.keys():
+    for name in (child.tags.keys() & {"error", "note", "left_out"}) - tags.keys():
         client.delete_tag(child.run_id, name)
+        del child.tags[name]
     metrics = [Metric(*point) for point in run_metrics(result) + latency_metrics(latency, result)]
     # MLflow refuses to change a parameter; what a run has already it keeps.
     params = [Param(name, text) for name, text in run_parameters(result).items() if name not in child.params]
-    labels = [*(RunTag(name, text) for name, text in tags.items()), *labels]
+    labels = [RunTag(name, text) for name, text in tags.items() if child.tags.get(name) != text]
     batches = zip_longest(_chunks(metrics, _MOST_METRICS), _chunks(params, _MOST_PARAMS), [labels], fillvalue=())
     for some_metrics, some_params, some_tags in batches:
         client.log_batch(child.run_id, some_metrics, some_params, some_tags)
@@ -164,7 +172,7 @@ def fill(
             client.log_text(child.run_id, text, name)
     if left_out:
         client.set_tag(child.run_id, "left_out", ", ".join(left_out))
-    child.tags |= tags.keys()
+    child.tags |= tags
     return left_out
 
 

@@ -22,10 +22,10 @@ from orchestrator.store.mlflow_client import (
 )
 from orchestrator.store.mlflow_models import PrunedNetwork, Registered, register_networks
 from orchestrator.store.mlflow_parent import describe, experiment_of, parent_of, run_address
-from orchestrator.store.mlflow_runs import RECORD, Child, complete, fill, list_children
+from orchestrator.store.mlflow_runs import NOTE, RECORD, Child, complete, fill, list_children, make
 from orchestrator.store.records import Latency
 from orchestrator.store.run_notes import run_name, run_note
-from orchestrator.store.run_values import latency_metrics, latency_values, milliseconds
+from orchestrator.store.run_values import latency_metrics, latency_values, milliseconds, run_tags
 from orchestrator.store.sweep_summary import SweepSummary
 
 if TYPE_CHECKING:
@@ -177,29 +177,25 @@ class MlflowView:
         children = self._known_children()
         status, ended = _STATUS[result.status], milliseconds(result.ended)
         child = children.get(result.trial_id)
-        labels = [] if stamp is None else [RunTag(RECORD, stamp)]
+        record = {} if stamp is None else {RECORD: stamp}
         if child is not None and child.shows(status, ended):
             lacks = child.lacks(latency)
             if not lacks and stamp in (None, child.stamp):
                 return 0
             metrics = [Metric(*point) for point in latency_metrics(latency, result)] if lacks else []
-            client.log_batch(child.run_id, metrics, [], labels)
+            client.log_batch(child.run_id, metrics, [], [RunTag(*tag) for tag in record.items()])
             written = int(lacks)
         else:
             name = run_name(result)
+            tags = run_tags(result) | {NOTE: run_note(result, self.sweep, run_address(experiment, parent))} | record
             if child is None:
-                tags = {"trial_id": result.trial_id, "mlflow.parentRunId": parent}
-                started = milliseconds(result.started) or ended
-                run = client.create_run(experiment, start_time=started, tags=tags, run_name=name)
-                child = children[result.trial_id] = Child(run.info.run_id, name)
+                began = milliseconds(result.started) or ended
+                child = children[result.trial_id] = make(client, experiment, parent, name, result.trial_id, began, tags)
             elif child.name != name or child.final:
                 # No longer final until it says all, or a kill now would leave a final run of two records.
                 client.update_run(child.run_id, status="RUNNING", name=name)
                 child.name, child.status = name, "RUNNING"
-            note = run_note(result, self.sweep, run_address(experiment, parent))
-            self.left_out += [
-                f"{result.trial_id}: {what}" for what in fill(client, child, result, latency, note, labels)
-            ]
+            self.left_out += [f"{result.trial_id}: {what}" for what in fill(client, child, result, latency, tags)]
             client.set_terminated(child.run_id, status, ended)
             child.status, child.end_time = status, ended
             written = 1

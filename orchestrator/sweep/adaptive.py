@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.spec.errors import SpecError
+from orchestrator.spec.errors import SpecError, out_of_space
 from orchestrator.spec.result import TrialResult
 from orchestrator.store.records import RESULT, DamagedRecord, read_latency, read_result, recorded_ids
 from orchestrator.sweep.judging import Judgement, Known, judge, needs_latency
@@ -47,6 +47,7 @@ class Suggestions:
         self._arrivals: deque[tuple[int, PlannedTrial, Judgement]] = deque()
         self._changed = threading.Condition()
         self._over = self._closing = False
+        self._full: OSError | None = None
         self.error: SpecError | None = None
         """Why nothing could be tried at all."""
         self.notes: list[str] = []
@@ -67,7 +68,13 @@ class Suggestions:
             return self._enough() or (not self._ready and self._over)
 
     def take(self, wait: float = 0.0) -> PlannedTrial | None:
-        """The next trial to run; None if there is none yet, or enough are under way."""
+        """The next trial to run; None if there is none yet, or enough are under way.
+
+        Raises:
+            OSError: there is no space left to note what is drawn.
+        """
+        if self._full is not None:
+            raise self._full
         if len(self._under_way) >= self._slots + _AHEAD:
             return None
         self._adopt()
@@ -81,7 +88,6 @@ class Suggestions:
             trial = self._ready.popleft()
             self._under_way.add(trial.trial_id)
             self._changed.notify_all()
-        note_drawn(self._folder, trial)
         return trial
 
     def ended(self, result: TrialResult) -> bool:
@@ -150,6 +156,10 @@ class Suggestions:
         try:
             self._serve(unended)
         except Exception as problem:
+            if isinstance(problem, OSError) and out_of_space(problem):
+                self._full = problem
+                self._end()
+                return
             # Whatever ends the search must be heard of, not waited for.
             self._end(f"the search ended early: {problem or type(problem).__name__}")
 
@@ -191,6 +201,7 @@ class Suggestions:
                 self.error = problem
                 self._end()
             else:
+                note_drawn(self._folder, trial)
                 with self._changed:
                     self._counted.add(trial.trial_id)
                     self._ready.append(trial)

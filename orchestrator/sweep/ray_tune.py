@@ -28,7 +28,7 @@ from orchestrator.spec.search_space import Resources
 from orchestrator.spec.store_uri import address_of
 from orchestrator.store.mirror import withdraw
 from orchestrator.sweep.adaptive import Suggestions
-from orchestrator.sweep.feeding import Feed, Listener, StoreFull, sweep_folder
+from orchestrator.sweep.feeding import Feed, LastFirst, Listener, StoreFull, sweep_folder
 from orchestrator.sweep.jobs import Events, Job, JobQueue
 from orchestrator.sweep.packing import Packing
 from orchestrator.sweep.stoppers import Referee
@@ -124,7 +124,7 @@ def _run_wave(feed: Feed, resources: Resources, check: Callable[[], None]) -> No
     scratch = tempfile.mkdtemp(prefix="prunesweep-tune-")
     tuner = tune.Tuner(
         tune.with_resources(_work, shape),
-        tune_config=tune.TuneConfig(search_alg=feed, num_samples=-1, reuse_actors=True),
+        tune_config=tune.TuneConfig(search_alg=feed, scheduler=LastFirst(feed), num_samples=-1, reuse_actors=True),
         run_config=tune.RunConfig(
             storage_path=scratch,
             name="jobs",

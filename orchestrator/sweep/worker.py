@@ -29,7 +29,7 @@ Tell = Callable[[dict[str, Any]], None]
 
 
 def work(job: Mapping[str, Any], place: Mapping[str, Any], tell: Tell, device: str) -> None:
-    """One job, in a warm worker. The last report has ``ended``, and what went wrong under ``error``.
+    """One job, in a warm worker. The last report is ``done``, which ends Tune's trial; ``error`` says what went wrong.
 
     With ``full`` it was the disk: nothing is recorded, and the sweep cannot go on. With ``back`` it was the memory of a
     GPU that trials share: nothing is recorded, and the job may be tried again with more of it.
@@ -38,20 +38,20 @@ def work(job: Mapping[str, Any], place: Mapping[str, Any], tell: Tell, device: s
 
     retreat = place["retreat"]
     if retreat is not None and posted(store_folder(retreat)) is not None:
-        tell({"ended": True, "error": None, "back": True})
+        tell({"done": True, "error": None, "back": True})
         return
     try:
         error = _done(job, place, tell, device)
     except _Crowded as crowded:
         _give_back(device)
-        tell({"ended": True, "error": str(crowded), "back": True})
+        tell({"done": True, "error": str(crowded), "back": True})
     except Exception as problem:
         if not out_of_space(problem):
             raise
-        tell({"ended": True, "error": reason(problem), "full": True})
+        tell({"done": True, "error": reason(problem), "full": True})
     else:
         _give_back(device)
-        tell({"ended": True, "error": error})
+        tell({"done": True, "error": error})
 
 
 class _Crowded(Exception):

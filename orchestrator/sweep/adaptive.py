@@ -12,7 +12,7 @@ from orchestrator.spec.errors import SpecError, out_of_space
 from orchestrator.spec.result import TrialResult
 from orchestrator.store.records import RESULT, DamagedRecord, read_latency, read_result, recorded_ids
 from orchestrator.sweep.judging import Judgement, Known, judge, needs_latency
-from orchestrator.sweep.pending import note_drawn
+from orchestrator.sweep.pending import forget_drawn, note_drawn
 from orchestrator.sweep.planning import Plan, PlannedTrial, drawn_before
 from orchestrator.sweep.points import located
 
@@ -208,6 +208,7 @@ class Suggestions:
                     self._changed.notify_all()
         for trial in self._ready:
             proposer.withdraw(trial.trial_id)
+            forget_drawn(self._folder, trial)
         if proposer.impossible:
             self.notes.append(f"{proposer.impossible} suggestions could not be tried; the last: {proposer.problem}")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.spec.errors import SpecError
 from orchestrator.store.atomic import write_once
+from orchestrator.store.mirror import withdraw
 from orchestrator.store.records import RESULT
 from orchestrator.sweep.points import JoinedArm, PlannedTrial
 
@@ -19,6 +21,14 @@ def note_drawn(sweep_folder: Path, trial: PlannedTrial) -> None:
     """Keep that a trial was drawn."""
     told = {"arm": trial.arm, "point": dict(trial.point)}
     write_once(sweep_folder / "trials" / trial.trial_id / DRAWN, json.dumps(told).encode())
+
+
+def forget_drawn(sweep_folder: Path, trial: PlannedTrial) -> None:
+    """Take back that a trial was drawn which has not been started."""
+    folder = sweep_folder / "trials" / trial.trial_id
+    withdraw(folder / DRAWN)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def drawn_and_not_ended(arms: Sequence[JoinedArm], sweep_folder: Path) -> list[PlannedTrial]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -41,13 +41,15 @@ class JoinedArm:
     sources: Mapping[str, str]
     axes: Mapping[str, Axis]
     axis_sources: Mapping[str, str]
+    _seen: dict[tuple[str, ...], Any] = field(default_factory=dict, compare=False, repr=False)
+    """Sections that trials of this arm have had so far, resolved."""
 
     def trial(self, point: Mapping[str, Any]) -> PlannedTrial:
         """The trial at a point; raises :class:`SpecError` where it cannot be."""
         config = dict(self.config)
         for name in sorted(point, key=lambda name: name.count(".")):
             config = assign(config, name.split("."), point[name])
-        return PlannedTrial(self.label, dict(point), resolve(config, self._sources(point)))
+        return PlannedTrial(self.label, dict(point), resolve(config, self._sources(point), self._seen))
 
     def written(self, point: Mapping[str, Any], path: str) -> str:
         """Where the file says what a path of the trial at a point is: ``axes.model[1]`` for ``model``."""

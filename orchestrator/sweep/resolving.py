@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,24 +21,38 @@ from orchestrator.surgery.plans import UnknownPlan, planned_counts
 
 SECTIONS = ("model", "data", "baseline", "method", "target", "retrain", "seed")
 Model = TypeVar("Model", bound=BaseModel)
+Part = TypeVar("Part")
 
 
-def resolve(config: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> TrialSpec:
+def resolve(
+    config: Mapping[str, Any], sources: Mapping[str, str] | None = None, seen: dict[tuple[str, ...], Any] | None = None
+) -> TrialSpec:
     """A trial from nested plain data; `sources` says where each dotted path of it was written.
+
+    What stands in `seen` already is not resolved again: ten thousand trials have most of their sections in common.
 
     Raises:
         SpecError: with the path where the user wrote the value at fault.
     """
     origin = _Origin(sources or {})
+    found = {} if seen is None else seen
+
+    def once(section: str, make: Callable[[], Part], *depends: str) -> Part:
+        key = (section, repr(config.get(section)), *depends)
+        if key not in found:
+            found[key] = make()
+        part: Part = found[key]
+        return part
+
     for section in config:
         if section not in SECTIONS:
             raise SpecError(origin(section), f"unknown name {section!r}{nearest(section, SECTIONS)}")
     for section in ("model", "data", "method"):
         if section not in config:
             raise SpecError(join("base", section), "is missing")
-    method = _choice(METHODS, config, "method", origin)
-    model = _choice(MODELS, config, "model", origin)
-    target = _value(Target, _planned(config.get("target", {}), model.name, origin), "target", origin)
+    method = once("method", lambda: _choice(METHODS, config, "method", origin))
+    model = once("model", lambda: _choice(MODELS, config, "model", origin))
+    target = once("target", lambda: _target(config.get("target", {}), model.name, origin), model.name)
     attributes = METHODS.describe(method.name).attributes
     if target.sparsity is None and target.kept is None and not attributes.get("finds_sparsity"):
         raise SpecError(origin("target"), "give either sparsity, kept or plan, found neither")
@@ -64,11 +78,11 @@ def resolve(config: Mapping[str, Any], sources: Mapping[str, str] | None = None)
         )
     return TrialSpec(
         model=model,
-        data=_located(_choice(DATA, config, "data", origin), origin),
-        baseline=_value(Baseline, config.get("baseline", {}), "baseline", origin),
+        data=once("data", lambda: _located(_choice(DATA, config, "data", origin), origin)),
+        baseline=once("baseline", lambda: _value(Baseline, config.get("baseline", {}), "baseline", origin)),
         method=method,
         target=target,
-        retrain=_retrain(config.get("retrain", "fine_tune"), origin),
+        retrain=once("retrain", lambda: _retrain(config.get("retrain", "fine_tune"), origin)),
         seed=_seed(config.get("seed", 0), origin),
     )
 
@@ -124,6 +138,10 @@ def _choice(registry: Registry, config: Mapping[str, Any], section: str, origin:
     name, params = _named(config[section], section, origin)
     checked = _parameters(registry, name, params, section, origin)
     return Choice(name=name, params=checked.model_dump(exclude_defaults=True))
+
+
+def _target(raw: Any, model: str, origin: _Origin) -> Target:
+    return _value(Target, _planned(raw, model, origin), "target", origin)
 
 
 def _planned(raw: Any, model: str, origin: _Origin) -> Any:

@@ -124,21 +124,6 @@ def _child(run: Run) -> Child:
     )
 
 
-def make(
-    client: MlflowClient,
-    experiment: str,
-    parent: str,
-    name: str,
-    trial_id: str,
-    began: int | None,
-    tags: Mapping[str, str],
-) -> Child:
-    """A new run of a trial, with its tags in the same transaction."""
-    origin = {"trial_id": trial_id, "mlflow.parentRunId": parent}
-    run = client.create_run(experiment, start_time=began, tags={**tags, **origin}, run_name=name)
-    return Child(run.info.run_id, name, tags=dict(tags))
-
-
 def fill(
     client: MlflowClient, child: Child, result: TrialResult, latency: Latency | None, tags: Mapping[str, str]
 ) -> list[str]:

@@ -22,7 +22,7 @@ from orchestrator.store.mlflow_client import (
 )
 from orchestrator.store.mlflow_models import PrunedNetwork, Registered, register_networks
 from orchestrator.store.mlflow_parent import describe, experiment_of, parent_of, run_address
-from orchestrator.store.mlflow_runs import NOTE, RECORD, Child, complete, fill, list_children, make
+from orchestrator.store.mlflow_runs import NOTE, RECORD, Child, complete, fill, list_children
 from orchestrator.store.records import Latency
 from orchestrator.store.run_notes import run_name, run_note
 from orchestrator.store.run_values import latency_metrics, latency_values, milliseconds, run_tags
@@ -189,8 +189,10 @@ class MlflowView:
             name = run_name(result)
             tags = run_tags(result) | {NOTE: run_note(result, self.sweep, run_address(experiment, parent))} | record
             if child is None:
-                began = milliseconds(result.started) or ended
-                child = children[result.trial_id] = make(client, experiment, parent, name, result.trial_id, began, tags)
+                labels = {**tags, "trial_id": result.trial_id, "mlflow.parentRunId": parent}
+                started = milliseconds(result.started) or ended
+                run = client.create_run(experiment, start_time=started, tags=labels, run_name=name)
+                child = children[result.trial_id] = Child(run.info.run_id, name, tags=labels)
             elif child.name != name or child.final:
                 # No longer final until it says all, or a kill now would leave a final run of two records.
                 client.update_run(child.run_id, status="RUNNING", name=name)

@@ -48,6 +48,7 @@ class Suggestions:
         self._changed = threading.Condition()
         self._over = self._closing = False
         self._full: OSError | None = None
+        """What was met when there was no more space to note what is drawn."""
         self.error: SpecError | None = None
         """Why nothing could be tried at all."""
         self.notes: list[str] = []
@@ -73,8 +74,6 @@ class Suggestions:
         Raises:
             OSError: there is no space left to note what is drawn.
         """
-        if self._full is not None:
-            raise self._full
         if len(self._under_way) >= self._slots + _AHEAD:
             return None
         self._adopt()
@@ -84,6 +83,8 @@ class Suggestions:
             if wait and not self._ready:
                 self._changed.wait_for(lambda: self._ready or not self._may_ask(), wait)
             if not self._ready:
+                if self._full is not None:
+                    raise self._full
                 return None
             trial = self._ready.popleft()
             self._under_way.add(trial.trial_id)

@@ -20,6 +20,8 @@ from orchestrator.spec.trial import Baseline, Choice, Retrain, Target, TrialSpec
 from orchestrator.surgery.plans import UnknownPlan, planned_counts
 
 SECTIONS = ("model", "data", "baseline", "method", "target", "retrain", "seed")
+_UNWRITTEN: Mapping[str, Any] = {"baseline": {}, "target": {}, "retrain": "fine_tune", "seed": 0}
+"""What a section is that nobody wrote."""
 Model = TypeVar("Model", bound=BaseModel)
 Part = TypeVar("Part")
 
@@ -35,12 +37,13 @@ def resolve(
         SpecError: with the path where the user wrote the value at fault.
     """
     origin = _Origin(sources or {})
+    told = {**_UNWRITTEN, **config}
     found = {} if seen is None else seen
 
-    def once(section: str, make: Callable[[], Part], *depends: str) -> Part:
-        key = (section, repr(config.get(section)), *depends)
+    def once(section: str, make: Callable[[Any], Part], *depends: str) -> Part:
+        key = (section, repr(told[section]), *depends)
         if key not in found:
-            found[key] = make()
+            found[key] = make(told[section])
         part: Part = found[key]
         return part
 
@@ -50,9 +53,9 @@ def resolve(
     for section in ("model", "data", "method"):
         if section not in config:
             raise SpecError(join("base", section), "is missing")
-    method = once("method", lambda: _choice(METHODS, config, "method", origin))
-    model = once("model", lambda: _choice(MODELS, config, "model", origin))
-    target = once("target", lambda: _target(config.get("target", {}), model.name, origin), model.name)
+    method = once("method", lambda raw: _choice(METHODS, raw, "method", origin))
+    model = once("model", lambda raw: _choice(MODELS, raw, "model", origin))
+    target = once("target", lambda raw: _value(Target, _planned(raw, model.name, origin), "target", origin), model.name)
     attributes = METHODS.describe(method.name).attributes
     if target.sparsity is None and target.kept is None and not attributes.get("finds_sparsity"):
         raise SpecError(origin("target"), "give either sparsity, kept or plan, found neither")
@@ -78,12 +81,12 @@ def resolve(
         )
     return TrialSpec(
         model=model,
-        data=once("data", lambda: _located(_choice(DATA, config, "data", origin), origin)),
-        baseline=once("baseline", lambda: _value(Baseline, config.get("baseline", {}), "baseline", origin)),
+        data=once("data", lambda raw: _located(_choice(DATA, raw, "data", origin), origin)),
+        baseline=once("baseline", lambda raw: _value(Baseline, raw, "baseline", origin)),
         method=method,
         target=target,
-        retrain=once("retrain", lambda: _retrain(config.get("retrain", "fine_tune"), origin)),
-        seed=_seed(config.get("seed", 0), origin),
+        retrain=once("retrain", lambda raw: _retrain(raw, origin)),
+        seed=_seed(told["seed"], origin),
     )
 
 
@@ -134,14 +137,10 @@ def _parameters(registry: Registry, name: str, params: Mapping[str, Any], sectio
     return _value(model, params, section, origin)
 
 
-def _choice(registry: Registry, config: Mapping[str, Any], section: str, origin: _Origin) -> Choice:
-    name, params = _named(config[section], section, origin)
+def _choice(registry: Registry, raw: Any, section: str, origin: _Origin) -> Choice:
+    name, params = _named(raw, section, origin)
     checked = _parameters(registry, name, params, section, origin)
     return Choice(name=name, params=checked.model_dump(exclude_defaults=True))
-
-
-def _target(raw: Any, model: str, origin: _Origin) -> Target:
-    return _value(Target, _planned(raw, model, origin), "target", origin)
 
 
 def _planned(raw: Any, model: str, origin: _Origin) -> Any:

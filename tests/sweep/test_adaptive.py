@@ -1,5 +1,6 @@
 """An adaptive sweep's trials, drawn and told without running anything: records stand for what workers would do."""
 
+import errno
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.store.records import Latency, recorded_ids, write_latency, write_result
+from orchestrator.sweep import adaptive
 from orchestrator.sweep.adaptive import JOURNAL, Suggestions
 from orchestrator.sweep.planning import Plan, plan
 from orchestrator.sweep.points import PlannedTrial
@@ -167,6 +169,19 @@ def test_a_trial_is_told_when_its_latency_is_there(tmp_path: Path) -> None:
     assert states["COMPLETE"][1] == 1.5
     assert states["FAIL"] is None
     assert plan(this, tmp_path).to_draw == 1
+
+
+def test_a_full_disk_is_heard_of_by_the_one_who_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def note(folder: Path, trial: PlannedTrial) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(adaptive, "note_drawn", note)
+    suggestions = Suggestions(plan(space(), tmp_path), tmp_path, 2)
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            suggestions.take(20.0)
+    suggestions.close()
+    assert suggestions.notes == []
 
 
 def test_an_impossible_space_ends_with_its_error(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def specs(trials: int) -> list[Any]:
 
 
 def short_trial(spec: Any, out: Path) -> dict[str, float]:
-    from orchestrator.spec.workspace import Workspace
+    from orchestrator.storage.workspace import Workspace
     from orchestrator.trial.run import run_trial
 
     result = run_trial(spec, Workspace(out, "overhead"))

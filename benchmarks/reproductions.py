@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.analysis.papers import table
+from orchestrator.records.records import read_results
 from orchestrator.spec.result import TrialResult
-from orchestrator.store.records import read_results
 
 PRINTED_AS = {
     "random": "Random", "obd": "OBD", "lwc": "LWC", "dns": "DNS", "layer_obs": "L-OBS", "mlprune": "MLPrune",

@@ -26,9 +26,9 @@ from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
+from orchestrator.records.records import Latency, write_latency, write_result
 from orchestrator.spec.result import EpochRow, LayerRow, TrialResult
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.store.records import Latency, write_latency, write_result
 from orchestrator.sweep.planning import PlannedTrial, plan
 
 SPACE = """

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 from orchestrator.spec.trial import Baseline, Choice, Retrain, Target, TrialSpec
-from orchestrator.spec.workspace import Workspace
+from orchestrator.storage.workspace import Workspace
 from orchestrator.training.loop import accuracy
 from orchestrator.trial.context import Context
-from orchestrator.trial.shared import prune
+from orchestrator.trial.stages import prune
 
 METHODS = ("random", "magnitude", "magnitude@uniform", "lwc", "obd", "layer_obs", "layer_obs@global", "mlprune")
 

@@ -24,14 +24,14 @@ from statistics import fmean, stdev
 from typing import Any
 
 from orchestrator.analysis.pareto import hypervolume
-from orchestrator.report.charts import XY, Series
+from orchestrator.records.records import read_results
+from orchestrator.report.charts.model import XY, Series
 from orchestrator.report.svg import draw
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.store.records import read_results
-from orchestrator.sweep.judging import Judgement, violation
-from orchestrator.sweep.optuna_search import Exhausted, Proposer, random_points
-from orchestrator.sweep.points import joined_arms
-from orchestrator.sweep.stoppers import Progress, Referee, epochs_at, retraining
+from orchestrator.sweep.search.adaptive.ask_tell import Exhausted, Proposer, random_points
+from orchestrator.sweep.search.observation import Judgement, violation
+from orchestrator.sweep.space.arms import joined_arms
+from orchestrator.sweep.stopping.policy import Progress, Referee, epochs_at, retraining
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "results/search_table.csv"

@@ -60,7 +60,7 @@ def one(side: str, epochs: int, out: Path) -> dict[str, Any]:
     from rich.console import Console
 
     from orchestrator import SearchSpace, run
-    from orchestrator.store.records import read_results
+    from orchestrator.records.records import read_results
 
     parsed = SearchSpace.parse(space(side, epochs))
     outcome = run(parsed, out=out, console=Console(file=open(os.devnull, "w"), force_terminal=False))  # noqa: SIM115

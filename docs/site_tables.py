@@ -16,10 +16,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from orchestrator.cli.catalogue import catalogue
 from orchestrator.spec.search_space import Range, Resources, Search, SearchSpace
 from orchestrator.spec.stopper import STOPPERS
 from orchestrator.spec.trial import Baseline, Retrain, Target
-from orchestrator.sweep.catalogue import catalogue
 
 _MARK = re.compile(r"^<!-- table: (?P<name>[a-z_ ]+) -->$", re.MULTILINE)
 _BEYOND = {

@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from orchestrator.analysis.load import load_results
     from orchestrator.spec.search_space import SearchSpace
     from orchestrator.sweep.planning import plan
-    from orchestrator.sweep.running import run
+    from orchestrator.sweep.run import run
     from orchestrator.trial.run import run_trial
 
 _HOMES = {
     "SearchSpace": "orchestrator.spec.search_space",
     "plan": "orchestrator.sweep.planning",
-    "run": "orchestrator.sweep.running",
+    "run": "orchestrator.sweep.run",
     "run_trial": "orchestrator.trial.run",
     "load_results": "orchestrator.analysis.load",
 }

@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 if TYPE_CHECKING:
-    from orchestrator.store.bucket import Bucket
+    from orchestrator.storage.bucket import Bucket
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -68,8 +68,8 @@ def bucket_uri(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def bucket(bucket_uri: str) -> "Bucket":
     """The bucket of that place."""
-    from orchestrator.spec.workspace import store_folder
-    from orchestrator.store.bucket import bucket_of
+    from orchestrator.storage.bucket import bucket_of
+    from orchestrator.storage.uri import store_folder
 
     found = bucket_of(store_folder(bucket_uri))
     assert found is not None

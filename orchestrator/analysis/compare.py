@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.analysis.aggregate import Mean, Setting, mean_of, settings
 from orchestrator.analysis.papers import table as printed_table
-from orchestrator.analysis.printed import Cell, Unit, cells, why_none
+from orchestrator.analysis.published import Cell, Unit, cells, why_none
 
 SHARE_TOLERANCE = 0.02
 """How far a share that identifies a row may be from the printed one; see `_near`."""

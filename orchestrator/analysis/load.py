@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestrator.spec.store_uri import is_uri
-from orchestrator.spec.workspace import store_folder
-from orchestrator.store.mirror import refresh
-from orchestrator.store.parquet import load_results as _table
+from orchestrator.records.bucket_sync import refresh
+from orchestrator.records.parquet import load_results as _table
+from orchestrator.storage.uri import is_uri, store_folder
 
 
 def load_results(sweep: str | Path) -> list[dict[str, Any]]:

@@ -14,8 +14,7 @@ from rich.console import Console
 from orchestrator.spec.errors import SpecError, StoreAway, nearest, out_of_space
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.search_space import parse_yaml
-from orchestrator.spec.store_uri import address_of
-from orchestrator.spec.workspace import store_folder
+from orchestrator.storage.uri import address_of, store_folder
 
 app = typer.Typer(
     help="Sweeps over network pruning methods, sparsities and retraining schedules.",
@@ -49,7 +48,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable, on stand
 
 def sweep_folder(sweep: str, out: Path) -> Path:
     """The folder of a sweep given by name or by path."""
-    from orchestrator.store.mirror import refresh_all, sweeps_of
+    from orchestrator.records.bucket_sync import refresh_all, sweeps_of
 
     # Only a plain name is looked up in the store: nothing like ../../elsewhere leads out of it.
     plain = Path(sweep).name == sweep != ".."

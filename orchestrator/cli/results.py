@@ -23,8 +23,8 @@ from orchestrator.cli.app import (
     fail,
     sweep_folder,
 )
+from orchestrator.records.bucket_sync import refresh_trial
 from orchestrator.spec.errors import nearest
-from orchestrator.store.mirror import refresh_trial
 
 
 @app.command()
@@ -75,8 +75,8 @@ def report(
     beside: Annotated[list[str] | None, typer.Option("--compare", help="Another sweep (repeatable).")] = None,
 ) -> None:
     """One self-contained page with the answer, figures and tables: report/index.html in the sweep's folder."""
+    from orchestrator.records.mlflow.view import MlflowFailure, log_report
     from orchestrator.report.document import write_report
-    from orchestrator.store.mlflow_store import MlflowFailure, log_report
 
     folder = sweep_folder(sweep, out).resolve()
     with errors():
@@ -96,7 +96,7 @@ def export(
     out: Store = Path("runs"),
 ) -> None:
     """The pruned network as one file, checked against the outputs of the network it is made from."""
-    from orchestrator.store.records import DamagedRecord, read_result, recorded_ids
+    from orchestrator.records.records import DamagedRecord, read_result, recorded_ids
 
     folder = sweep_folder(sweep, out)
     with errors():
@@ -127,10 +127,10 @@ def export(
 @app.command()
 def register(sweep: SweepName, out: Store = Path("runs")) -> None:
     """The networks on the front as versions in MLflow's model registry. Exit 1: some cannot be exported."""
-    from orchestrator.store.mlflow_store import MlflowFailure
-    from orchestrator.store.parquet import NoSuchSweep
-    from orchestrator.store.records import DamagedRecord
-    from orchestrator.sweep.registering import register as register_front
+    from orchestrator.records.mlflow.view import MlflowFailure
+    from orchestrator.records.parquet import NoSuchSweep
+    from orchestrator.records.records import DamagedRecord
+    from orchestrator.sweep.registration import register as register_front
 
     folder = sweep_folder(sweep, out)
     with errors():

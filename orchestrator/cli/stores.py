@@ -25,14 +25,14 @@ from orchestrator.cli.app import (
     sweep_folder,
 )
 from orchestrator.spec.errors import nearest
-from orchestrator.spec.store_uri import uri_of
+from orchestrator.storage.uri import uri_of
 
 
 @app.command()
 def sync(sweep: SweepName, out: Store = Path("runs")) -> None:
     """Make MLflow and Parquet say what the records say, e.g. after MLflow was away. Exit 1: it still is."""
-    from orchestrator.store.driver_lock import DriverAtWork
-    from orchestrator.sweep.syncing import sync as make_views
+    from orchestrator.storage.driver_lock import DriverAtWork
+    from orchestrator.sweep.maintenance.rebuild_views import sync as make_views
 
     with errors():
         try:
@@ -53,7 +53,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
 ) -> None:
     """Remove stage outputs that no sweep of the store needs, and what killed processes left behind."""
-    from orchestrator.sweep.cleaning import clean, told
+    from orchestrator.sweep.maintenance.garbage import clean, told
 
     if uri_of(out) is None and not out.is_dir():
         fail(f"no store at {str(out)!r}")
@@ -70,7 +70,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """MLflow's own user interface on the store."""
-    from orchestrator.store.mlflow_store import tracking_uri
+    from orchestrator.records.mlflow.view import tracking_uri
 
     if not os.environ.get("MLFLOW_TRACKING_URI") and not (out / "mlflow.db").exists():
         if uri_of(out) is not None:
@@ -88,7 +88,7 @@ def list_names(
     as_json: AsJson = False,
 ) -> None:
     """What can be named in a search space: parameters, defaults, source."""
-    from orchestrator.sweep.catalogue import KINDS, catalogue
+    from orchestrator.cli.catalogue import KINDS, catalogue
 
     if what not in KINDS:
         fail(f"unknown list {what!r}{nearest(what, KINDS)}")

@@ -26,9 +26,9 @@ from orchestrator.cli.app import (
     settings_of,
     sweep_folder,
 )
+from orchestrator.records.bucket_sync import refresh_all
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.spec.store_uri import address_of
-from orchestrator.store.mirror import refresh_all
+from orchestrator.storage.uri import address_of
 from orchestrator.sweep.planning import STAGE_NAMES, Plan
 from orchestrator.sweep.planning import plan as make_plan
 
@@ -84,9 +84,9 @@ def run(
     retry_failed: Annotated[bool, typer.Option(help="Run trials again that failed before.")] = False,
 ) -> None:
     """Run or resume a sweep. Exit 0: every trial ended well; 1: some failed; 2: bad search space."""
-    from orchestrator.sweep.progress import duration
-    from orchestrator.sweep.running import SweepBusy
-    from orchestrator.sweep.running import run as run_sweep
+    from orchestrator.sweep.driver.display import duration
+    from orchestrator.sweep.run import SweepBusy
+    from orchestrator.sweep.run import run as run_sweep
 
     with errors():
         try:
@@ -133,7 +133,7 @@ def status(
     """Done, running, failed, waiting; the best so far; time left."""
     # Ten thousand records make many objects and no garbage: looking for it takes a tenth of the time.
     gc.disable()
-    from orchestrator.sweep.state import state_of
+    from orchestrator.sweep.maintenance.status import state_of
 
     folder = sweep_folder(sweep, out)
     with errors():
@@ -146,7 +146,7 @@ def status(
         f"{facts['failed']} failed, {facts['waiting']} waiting"
     )
     if facts["seconds_left"] is not None:
-        from orchestrator.sweep.progress import duration
+        from orchestrator.sweep.driver.display import duration
 
         OUT.print(f"about {duration(facts['seconds_left'])} left")
     best = facts["best"]
@@ -206,7 +206,7 @@ def _mean(value: Any, name: str) -> str:
 
 
 def _facts(planned: Plan, out: Path) -> dict[str, Any]:
-    from orchestrator.store.records import recorded_ids
+    from orchestrator.records.records import recorded_ids
 
     recorded = recorded_ids(out / planned.space.name)
     arms: dict[str, dict[str, Any]] = {}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from orchestrator.spec.trial import Target
 from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.groups import ChannelGroup
-from orchestrator.surgery.selecting import Scope, Selection, select_channels, select_kept, select_weights
+from orchestrator.surgery.selection import Scope, Selection, select_channels, select_kept, select_weights
 from orchestrator.training.loop import Batch
 
 Scores = Mapping[str, Tensor]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.report.evidence import FEWEST_SEEDS
-from orchestrator.report.honesty import RANDOM, magnitude
+from orchestrator.report.checklist import RANDOM, magnitude
+from orchestrator.report.data import FEWEST_SEEDS
 from orchestrator.spec.search_space import Arm, Axis, Range, SearchSpace
 from orchestrator.sweep.planning import plan
 

@@ -15,17 +15,23 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from plotly.offline import get_plotlyjs
 
-from orchestrator.report import beside, figures, parameters, spelling, tables, training, wording
-from orchestrator.report.answer import Answer, answer
-from orchestrator.report.charts import Chart
-from orchestrator.report.evidence import Evidence, gather
-from orchestrator.report.honesty import checks
-from orchestrator.report.importance import Sampled, sampled
-from orchestrator.report.spelling import Table
+from orchestrator.report import formatting as wording
+from orchestrator.report import table_formats as spelling
+from orchestrator.report import tables
+from orchestrator.report.charts import importances as parameters
+from orchestrator.report.charts import sweep_comparison as beside
+from orchestrator.report.charts import trade_offs as figures
+from orchestrator.report.charts import training
+from orchestrator.report.charts.model import Chart
+from orchestrator.report.charts.to_plotly import figure
+from orchestrator.report.checklist import checks
+from orchestrator.report.conclusions import Answer, answer
+from orchestrator.report.data import Evidence, gather
+from orchestrator.report.importances import Sampled, sampled
 from orchestrator.report.svg import draw
-from orchestrator.report.traces import figure
+from orchestrator.report.table_formats import Table
 from orchestrator.spec.redacting import redacted
-from orchestrator.store.atomic import replacing
+from orchestrator.storage.atomic import replacing
 
 MOST_ROWS = 300
 """Rows of a table on the page; the files have all."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from orchestrator.report.charts import COLOURS, XY, Bars, Chart, Heat, Series, height, symbol
+from orchestrator.report.charts.model import COLOURS, XY, Bars, Chart, Heat, Series, height, symbol
 
 WIDTH = 760
 _INK, _GRID = "#1f2328", "#d8dee4"

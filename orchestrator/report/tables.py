@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.analysis.aggregate import Difference, paired_with_dense
-from orchestrator.analysis.contests import Contest
-from orchestrator.analysis.factors import Importance
 from orchestrator.analysis.pareto import Direction, best_under, front
-from orchestrator.report import wording
-from orchestrator.report.answer import BEYOND, WITHIN, verdict
-from orchestrator.report.evidence import Evidence
-from orchestrator.report.figures import COSTS
-from orchestrator.report.spelling import Cell, Column, Table
-from orchestrator.report.training import layer_shares
+from orchestrator.analysis.rankings import Contest
+from orchestrator.analysis.sensitivity.factors import Importance
+from orchestrator.report import formatting as wording
+from orchestrator.report.charts.trade_offs import COSTS
+from orchestrator.report.charts.training import layer_shares
+from orchestrator.report.conclusions import BEYOND, WITHIN, verdict
+from orchestrator.report.data import Evidence
+from orchestrator.report.table_formats import Cell, Column, Table
 
 SETTING_METRICS = (
     "dense_accuracy",

@@ -4,7 +4,6 @@ from orchestrator.spec.errors import SpecError
 from orchestrator.spec.result import EpochRow, LayerRow, TrialResult
 from orchestrator.spec.search_space import Arm, Axis, Range, SearchSpace
 from orchestrator.spec.trial import Baseline, Choice, Retrain, Target, TrialSpec
-from orchestrator.spec.workspace import Workspace
 
 __all__ = [
     "Arm",
@@ -20,5 +19,4 @@ __all__ = [
     "Target",
     "TrialResult",
     "TrialSpec",
-    "Workspace",
 ]

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from orchestrator.spec.errors import nearest
 from orchestrator.surgery.groups import ChannelGroup, channel_groups, shrink
 from orchestrator.surgery.layers import Axis
-from orchestrator.surgery.selecting import ChannelSelection, WeightSelection
+from orchestrator.surgery.selection import ChannelSelection, WeightSelection
 
 
 class CannotCut(ValueError):

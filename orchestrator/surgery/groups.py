@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from orchestrator.spec.errors import nearest
+from orchestrator.surgery.channel_tracing import ChannelIds, Track, follow
 from orchestrator.surgery.layers import Axis, BatchNorm, Convolution, drops_whole_groups, is_depthwise
-from orchestrator.surgery.tracking import ChannelIds, Track, follow
 
 
 class UnknownLayer(ValueError):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from orchestrator.spec.errors import nearest
 from orchestrator.surgery.groups import ChannelGroup
 from orchestrator.surgery.layers import Convolution
-from orchestrator.surgery.selecting import ChannelSelection
+from orchestrator.surgery.selection import ChannelSelection
 
 
 class UnknownParameter(ValueError):

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from orchestrator.methods import METHODS
+from orchestrator.records.records import RESULT, DamagedRecord, read_latency, read_result, recorded_ids
 from orchestrator.spec.errors import SpecError, join, nearest
 from orchestrator.spec.result import LATENCY_METRICS, METRICS
 from orchestrator.spec.search_space import Range, Search, SearchSpace
 from orchestrator.spec.trial import TrialSpec, flat
-from orchestrator.store.records import RESULT, DamagedRecord, read_latency, read_result, recorded_ids
-from orchestrator.sweep.judging import Known, check_seen, judge
-from orchestrator.sweep.pending import drawn_and_not_ended
-from orchestrator.sweep.points import JoinedArm, PlannedTrial, check_ends, joined_arms, located
-from orchestrator.sweep.stoppers import check_stopper
+from orchestrator.sweep.search.drawn import drawn_and_not_ended
+from orchestrator.sweep.search.observation import Known, check_seen, judge
+from orchestrator.sweep.space.arms import JoinedArm, PlannedTrial, check_ends, joined_arms, located
+from orchestrator.sweep.stopping.policy import check_stopper
 
 StageName = Literal["baseline", "importance", "sparse_training", "step"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
@@ -199,15 +199,15 @@ def _points(space: SearchSpace, arms: list[JoinedArm]) -> Iterator[tuple[int, di
     """Index of an arm and a point of its axes, for every search that knows its points beforehand."""
     axes = [arm.axes for arm in arms]
     if space.search.name == "random":
-        from orchestrator.sweep.optuna_search import random_points
+        from orchestrator.sweep.search.adaptive.ask_tell import random_points
 
         return random_points(axes, trials_of(space.search), space.search.seed)
     if space.search.name == "qmc":
-        from orchestrator.sweep.sequences import sobol_points
+        from orchestrator.sweep.search.quasirandom import sobol_points
 
         return sobol_points(axes, trials_of(space.search), space.search.seed)
     if space.search.name in _DESIGNS.values():
-        from orchestrator.sweep.designs import design_points
+        from orchestrator.sweep.search.designs import design_points
 
         return design_points(space.search, arms)
     return _grid(arms)

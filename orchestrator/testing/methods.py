@@ -24,7 +24,7 @@ from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.cutting import apply_weight_masks, cut
 from orchestrator.surgery.groups import channel_groups
 from orchestrator.surgery.masks import mask_channels
-from orchestrator.surgery.selecting import ChannelSelection, Selection, WeightSelection
+from orchestrator.surgery.selection import ChannelSelection, Selection, WeightSelection
 from orchestrator.testing.networks import CHANNELS, NETWORKS, SIZE, images, network
 from orchestrator.training.loop import Recipe, steps_per_epoch, train
 from orchestrator.training.rng import generator_for

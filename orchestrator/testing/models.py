@@ -18,7 +18,7 @@ from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.cutting import cut
 from orchestrator.surgery.groups import channel_groups
 from orchestrator.surgery.masks import mask_channels
-from orchestrator.surgery.selecting import select_channels
+from orchestrator.surgery.selection import select_channels
 from orchestrator.testing.networks import settle
 
 CLASSES = 7

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.spec.workspace import store_folder
-from orchestrator.store.bucket import bucket_of
+from orchestrator.storage.bucket import bucket_of
+from orchestrator.storage.uri import store_folder
 
 _WAIT_SECONDS = 60
 _SWEEP, _STAGE, _KEY = "sweep", "baseline", "0123456789ab"
@@ -20,17 +20,18 @@ _SWEEP, _STAGE, _KEY = "sweep", "baseline", "0123456789ab"
 _SCRIPT = """
 import sys, time
 from pathlib import Path
-from orchestrator.spec.workspace import Workspace, store_folder
-from orchestrator.store.atomic import write_once
-from orchestrator.store.bucket import bucket_of
-from orchestrator.store.driver_lock import DriverAtWork, driving
+from orchestrator.storage.workspace import Workspace
+from orchestrator.storage.uri import store_folder
+from orchestrator.storage.atomic import write_once
+from orchestrator.storage.bucket import bucket_of
+from orchestrator.storage.driver_lock import DriverAtWork, driving
 
 what, out, more = sys.argv[1], store_folder(sys.argv[2]), sys.argv[3]
 folder = out / "sweep"
 folder.mkdir(parents=True, exist_ok=True)
 if what == "compute":
     import torch
-    from orchestrator.trial.stages import StageOutput, once
+    from orchestrator.trial.stage_cache import StageOutput, once
     torch.set_num_threads(1)
 print("ready", flush=True)
 sys.stdin.readline()

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from orchestrator.spec.workspace import Remote
+from orchestrator.storage.workspace import Remote
 
 SECONDS = 30.0
 """Between two checkpoints of a training; one that ends sooner never writes any."""

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from orchestrator.data.images import ImageData, Split, batches
 from orchestrator.spec.result import EpochRow
 from orchestrator.training.checkpoint import Checkpoint
-from orchestrator.training.resuming import Progress
 from orchestrator.training.schedule import Schedule
+from orchestrator.training.state import Progress
 
 
 class Diverged(RuntimeError):

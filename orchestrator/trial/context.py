@@ -15,7 +15,7 @@ from orchestrator.methods import METHODS
 from orchestrator.methods.base import PruneTask, Ranking, filters
 from orchestrator.models.build import build
 from orchestrator.spec.trial import TrialSpec
-from orchestrator.spec.workspace import Workspace
+from orchestrator.storage.workspace import Workspace
 from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.groups import ChannelGroup, channel_groups
 from orchestrator.training.loop import Recipe, Report, steps_per_epoch

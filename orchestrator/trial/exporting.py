@@ -22,7 +22,7 @@ from orchestrator.metrics.latency import Timing, measure
 from orchestrator.models.build import ModelError, build
 from orchestrator.plugins import UnknownName
 from orchestrator.spec.trial import Choice
-from orchestrator.surgery.saved import DamagedModel, rebuild
+from orchestrator.surgery.serialization import DamagedModel, rebuild
 
 Format = Literal["onnx", "pt2"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -9,7 +9,7 @@ import torch
 
 from orchestrator.metrics.latency import measure
 from orchestrator.models.build import build as build_model
-from orchestrator.surgery.saved import rebuild
+from orchestrator.surgery.serialization import rebuild
 from orchestrator.training.rng import reset_process
 
 BATCH_SIZE = 1

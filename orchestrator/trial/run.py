@@ -15,16 +15,16 @@ from orchestrator.spec.errors import OUT_OF_MEMORY, out_of_memory, out_of_space
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.result import EpochRow, Status, TrialResult
 from orchestrator.spec.trial import TrialSpec
-from orchestrator.spec.workspace import Workspace
-from orchestrator.surgery.saved import save_pruned
-from orchestrator.surgery.selecting import Selection, WeightSelection
+from orchestrator.storage.workspace import Workspace
+from orchestrator.surgery.selection import Selection, WeightSelection
+from orchestrator.surgery.serialization import save_pruned
 from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.loop import Diverged, Report, accuracy
 from orchestrator.training.rng import reset_process
 from orchestrator.trial.context import Context
 from orchestrator.trial.provenance import commit, device_name, versions
-from orchestrator.trial.shared import Pruned, baseline, importance, prune, retrain, sparse_training, spent, step
-from orchestrator.trial.stages import training_checkpoint
+from orchestrator.trial.stage_cache import training_checkpoint
+from orchestrator.trial.stages import Pruned, baseline, importance, prune, retrain, sparse_training, spent, step
 
 Cut = Callable[[dict[str, float]], None]
 """Called with the sizes of the network right after the cut, before any retraining."""

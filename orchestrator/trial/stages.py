@@ -1,136 +1,294 @@
-"""Outputs of shared stages: content-addressed folders of tensors and facts, written once, without pickle."""
+"""The stages that trials share: the dense baseline, sparse trainings, importance scores, steps of iterative pruning."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import nn
 
+from orchestrator.data.images import divided
+from orchestrator.methods.base import PruneTask, Scores
+from orchestrator.retrain.build import build as build_schedule
 from orchestrator.spec.result import EpochRow
-from orchestrator.spec.workspace import Remote, Workspace
+from orchestrator.surgery.cutting import apply_weight_masks, cut
+from orchestrator.surgery.masks import WeightMasks
+from orchestrator.surgery.selection import ChannelSelection, Selection, WeightSelection
 from orchestrator.training.checkpoint import Checkpoint
-from orchestrator.training.loop import Diverged
-from orchestrator.trial.provenance import commit, versions
+from orchestrator.training.loop import Batch, Recipe, accuracy, steps_per_epoch, train
+from orchestrator.training.rng import generator_for
+from orchestrator.trial.context import Context
+from orchestrator.trial.diagnostics import analyse
+from orchestrator.trial.stage_cache import StageOutput, once, state_of
+
+
+def baseline(context: Context) -> tuple[StageOutput, bool]:
+    """The dense network: weights, and its accuracy on the test set (measured here, once)."""
+
+    def compute(checkpoint: Checkpoint) -> StageOutput:
+        started = time.perf_counter()
+        model = context.fresh_model()
+        generator = generator_for(context.spec.seed, "baseline")
+        rows = train(
+            model, context.data, context.dense_recipe(), stage="baseline", generator=generator, report=context.report,
+            checkpoint=checkpoint,
+        )  # fmt: skip
+        seconds = spent(started, rows)
+        top1, top5 = accuracy(model, context.data.test, context.data)
+        return StageOutput(state_of(model), rows, seconds, {"accuracy": top1, "top5_accuracy": top5})
+
+    return once(context.workspace, "baseline", context.spec.baseline_key, compute)
+
+
+def sparse_training(context: Context) -> tuple[StageOutput, bool]:
+    """A network trained together with its method: weights with gates folded in, and scores."""
+    method = context.method()
+    spec = context.spec
+
+    def compute(checkpoint: Checkpoint) -> StageOutput:
+        dense, _ = baseline(context)
+        started = time.perf_counter()
+        model = context.fresh_model()
+        if method.starts_from == "baseline":
+            model.load_state_dict(dense.tensors)
+        data, held_out = divided(context.data, method.held_out())
+        epochs = getattr(method, "sparse_epochs", None) or spec.baseline.epochs
+        recipe = context.dense_recipe(epochs, data, getattr(method, "sparse_lr", None))
+        task = context.task(model, dense.tensors, recipe.schedule.steps, held_out)
+        method.prepare(model, task)
+        generator = generator_for(spec.seed, "sparse_training")
+        rows = train(
+            model, data, recipe, stage="sparse_training", generator=generator, report=context.report,
+            companion=method, checkpoint=checkpoint,
+        )  # fmt: skip
+        scores = method.scores(model, task)
+        method.finish(model)
+        seconds = spent(started, rows)
+        tensors = {f"model/{name}": tensor for name, tensor in state_of(model).items()}
+        return StageOutput(tensors | _score_tensors(scores), rows, seconds)
+
+    key = spec.sparse_training_key(for_target=method.trains_for_target)
+    return once(context.workspace, "sparse_training", key, compute)
+
+
+def importance(context: Context) -> tuple[StageOutput, bool]:
+    """The scores of the dense network's channels or weights."""
+
+    def compute(checkpoint: Checkpoint) -> StageOutput:
+        dense, _ = baseline(context)
+        started = time.perf_counter()
+        model = context.fresh_model()
+        model.load_state_dict(dense.tensors)
+        scores = context.method().scores(model, context.task(model, dense.tensors))
+        return StageOutput(_score_tensors(scores), [], time.perf_counter() - started)
+
+    return once(context.workspace, "importance", context.spec.importance_key, compute)
+
+
+def step(context: Context) -> tuple[StageOutput, bool]:
+    """One intermediate step of iterative pruning: the network pruned to the trial's target and retrained.
+
+    ``context.spec`` is that of the step (`TrialSpec.at_step`); the steps before it are stages of their own.
+    """
+
+    def compute(checkpoint: Checkpoint) -> StageOutput:
+        started = time.perf_counter()
+        pruned = prune(context)
+        network, rows = retrain(context, pruned, checkpoint)
+        facts: dict[str, Any] = {"kept": pruned.kept}
+        return StageOutput(state_of(network), rows, spent(started, rows), facts)
+
+    return once(context.workspace, "step", context.spec.step_key, compute)
 
 
 @dataclass(frozen=True)
-class StageOutput:
-    """What a stage hands on. ``tensors`` are on the CPU; ``facts`` are plain JSON."""
+class Pruned:
+    """A network right after pruning, and all that its record needs."""
 
-    tensors: dict[str, Tensor]
+    dense: nn.Module
+    network: nn.Module
+    selection: Selection
+    kept: dict[str, list[int]] | None
+    """Units of the dense network that every channel group keeps; None where single weights were removed."""
+    dense_facts: dict[str, Any]
     epochs: list[EpochRow]
-    seconds: float
-    facts: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float]
+    reused: list[str]
+    task: PruneTask
+    scores: Scores
+    analysis: dict[str, Any]
 
 
-def once(
-    workspace: Workspace, name: str, key: str, compute: Callable[[Checkpoint], StageOutput]
-) -> tuple[StageOutput, bool]:
-    """The output of a stage, and whether it was there already; computed by one process, once.
+def prune(context: Context) -> Pruned:
+    """Baseline -> method -> selection -> cut, from the last step where pruning is iterative."""
+    spec = context.spec
+    seconds: dict[str, float] = {}
+    rows: list[EpochRow] = []
+    reused: list[str] = []
 
-    A damaged entry (its checksum does not hold) is computed again. ``compute`` is given a checkpoint for its training,
-    beside the folder of the output (``.<key>-checkpoint``), which is removed with the stage's end. Of a store in a
-    bucket, what lies in the mirror is taken first, then what lies in the bucket.
-    """
-    folder, remote = workspace.stage_folder(name, key), workspace.remote
-    found = read(folder)
-    if found is not None:
-        return found, True
-    with ExitStack() as locks:
-        locks.enter_context(_locked(folder))
-        found = read(folder) or _taken(folder, remote)
-        if found is None and remote is not None:
-            locks.enter_context(remote.alone(folder))
-            # Another machine may have been at it until now.
-            found = _taken(folder, remote)
-        if found is not None:
-            return found, True
-        with training_checkpoint(folder.with_name(f".{folder.name}-checkpoint"), remote) as checkpoint:
-            output = compute(checkpoint)
-            _write(folder, output, remote)
-    return output, False
+    def take(name: str, found: tuple[StageOutput, bool]) -> StageOutput:
+        output, was_there = found
+        seconds[name] = seconds.get(name, 0.0) + output.seconds
+        rows.extend(output.epochs)
+        if was_there and name not in reused:
+            reused.append(name)
+        return output
+
+    trained = take("baseline", baseline(context))
+    dense = context.fresh_model()
+    dense.load_state_dict(trained.tensors)
+    method = context.method()
+    network, before = dense, None
+    if spec.target.steps:
+        last = take("step", step(Context(spec.before_last_step, context.workspace, context.report)))
+        before = last.facts["kept"]
+        network = _cut_again(context, before)
+        network.load_state_dict(last.tensors)
+    task = context.task(network, trained.tensors)
+    if method.trains:
+        output = take("sparse_training", sparse_training(context))
+        network = context.fresh_model()
+        network.load_state_dict(_part(output, "model/"))
+        scores: Scores = _part(output, "score/")
+    elif method.reads_data and network is dense:
+        scores = _part(take("importance", importance(context)), "score/")
+    else:
+        started = time.perf_counter()
+        scores = method.scores(network, task)
+        seconds["importance"] = time.perf_counter() - started
+    started = time.perf_counter()
+    if spec.target.steps:
+        scores, task = _for_step(scores, task, network, dense, context)
+    selection = method.compensate(network, task, method.select_from(scores, task))
+    analysis = analyse(scores, selection, network, task)
+    kept = None
+    if isinstance(selection, ChannelSelection):
+        kept = _composed(before or {}, selection)
+        pruned = cut(network, context.example, selection)
+    else:
+        pruned = apply_weight_masks(network, selection)
+    seconds["cut"] = time.perf_counter() - started
+    return Pruned(dense, pruned, selection, kept, trained.facts, rows, seconds, reused, task, scores, analysis)
 
 
-@contextmanager
-def training_checkpoint(folder: Path, remote: Remote | None = None) -> Iterator[Checkpoint]:
-    """A checkpoint that goes when its training's result is safe; where something breaks, it stays for the next try.
+def retrain(
+    context: Context, pruned: Pruned, checkpoint: Checkpoint, macs_ratio: float = 1.0
+) -> tuple[nn.Module, list[EpochRow]]:
+    """Retrain a pruned network by the trial's schedule; removed weights stay removed."""
+    spec, data, network = context.spec, context.data, pruned.network
+    batch_size = spec.retrain.batch_size or spec.baseline.batch_size
+    weight_decay = spec.baseline.weight_decay if spec.retrain.weight_decay is None else spec.retrain.weight_decay
+    schedule = build_schedule(
+        spec.retrain, spec.baseline, steps_per_epoch=steps_per_epoch(data, batch_size), macs_ratio=macs_ratio
+    )
+    if schedule.reset_weights:
+        # The pruned architecture with new weights: what is cut is a new dense network, so every model keeps its own
+        # way of drawing first weights.
+        network = context.fresh_model("scratch")
+        if isinstance(pruned.selection, WeightSelection):
+            network = apply_weight_masks(network, WeightSelection(pruned.selection.masks))
+        else:
+            network = cut(network, context.example, ChannelSelection(_kept_units(pruned.kept)))
+    mask = None
+    if isinstance(pruned.selection, WeightSelection):
+        mask = FixedMask(WeightMasks(network, pruned.selection.masks))
+    rows = train(
+        network,
+        data,
+        Recipe(schedule, batch_size, weight_decay, optimizer=spec.baseline.optimizer),
+        stage="retrain",
+        generator=generator_for(spec.seed, "retrain"),
+        report=context.report,
+        companion=mask,
+        checkpoint=checkpoint.narrowed(pruned=_fingerprint(pruned)),
+    )
+    return network, rows
 
-    A training that diverged would only do so again.
-    """
-    checkpoint = Checkpoint(folder, {"commit": commit(), "versions": versions()}, remote)
-    try:
-        yield checkpoint
-    except Diverged:
-        checkpoint.remove()
-        raise
-    checkpoint.remove()
+
+def spent(started: float, rows: Sequence[EpochRow]) -> float:
+    """Seconds since ``started``, or those of all epochs where some were trained before an interruption."""
+    return max(time.perf_counter() - started, sum(row.seconds for row in rows))
 
 
-def read(folder: Path) -> StageOutput | None:
-    """A stage's output, or None where it is missing or damaged."""
-    try:
-        facts = json.loads((folder / "stage.json").read_text())
-        if facts["sha256"] != _checksum(folder / "tensors.safetensors"):
-            return None
-        tensors = load_file(folder / "tensors.safetensors")
-        epochs = [EpochRow.model_validate(row) for row in facts["epochs"]]
-        return StageOutput(tensors, epochs, facts["seconds"], facts["facts"])
-    except (OSError, KeyError, ValueError):
+class FixedMask:
+    """Keeps removed weights at zero while the others are retrained."""
+
+    task_loss_weight = 1.0
+    gradient_clip = None
+    training_state = ()
+
+    def __init__(self, masks: WeightMasks) -> None:
+        self._masks = masks
+
+    def extra_parameters(self) -> tuple[dict[str, Any], ...]:
+        return ()
+
+    def penalty(self, model: nn.Module, batch: Batch) -> None:
+        return None
+
+    def after_step(self, model: nn.Module) -> None:
+        self._masks.apply()
+
+    def after_epoch(self, model: nn.Module, epoch: int) -> None:
         return None
 
 
-def _taken(folder: Path, remote: Remote | None) -> StageOutput | None:
-    return read(folder) if remote is not None and remote.take(folder) else None
+def _for_step(
+    scores: Scores, task: PruneTask, network: nn.Module, dense: nn.Module, context: Context
+) -> tuple[Scores, PruneTask]:
+    """Scores and target for a network that has lost some already: what is gone stays gone, shares are of the dense."""
+    target = task.target
+    if target.granularity == "weights":
+        parameters = dict(network.named_parameters())
+        gone_first = {
+            name: torch.where(parameters[name] == 0, score.min() - 1, score) for name, score in scores.items()
+        }
+        return gone_first, task
+    if target.sparsity is None or target.quantity == "weights":
+        return scores, task
+    whole = context.task(dense, {}).costs.dense(target.quantity)
+    left = task.costs.dense(target.quantity)
+    share = max(0.0, 1 - (1 - target.sparsity) * whole / left)
+    return scores, replace(task, target=target.model_copy(update={"sparsity": share}))
 
 
-def _write(folder: Path, output: StageOutput, remote: Remote | None) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    draft.mkdir()
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in output.tensors.items()}
-    save_file(tensors, draft / "tensors.safetensors")
-    facts = {
-        "sha256": _checksum(draft / "tensors.safetensors"),
-        "epochs": [row.model_dump() for row in output.epochs],
-        "seconds": output.seconds,
-        "facts": output.facts,
+def _fingerprint(pruned: Pruned) -> str:
+    """What was kept: a checkpoint of another choice of the same size must not be taken for this one's."""
+    digest = hashlib.sha256(json.dumps(pruned.kept).encode())
+    if isinstance(pruned.selection, WeightSelection):
+        for name, mask in pruned.selection.masks.items():
+            digest.update(name.encode())
+            digest.update(mask.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _cut_again(context: Context, kept: dict[str, list[int]] | None) -> nn.Module:
+    """A new network of the shape that earlier steps left."""
+    model = context.fresh_model()
+    return model if kept is None else cut(model, context.example, ChannelSelection(_kept_units(kept)))
+
+
+def _kept_units(kept: dict[str, list[int]] | None) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(units) for name, units in (kept or {}).items()}
+
+
+def _composed(before: dict[str, list[int]], selection: ChannelSelection) -> dict[str, list[int]]:
+    """What is kept of the dense network, after earlier steps and this one."""
+    now = {
+        name: [before[name][unit] for unit in units] if name in before else list(units)
+        for name, units in selection.kept.items()
     }
-    (draft / "stage.json").write_text(json.dumps(facts))
-    if remote is not None:
-        # By `stage.json`, which goes last, the output is known to be there.
-        for name in ("tensors.safetensors", "stage.json"):
-            remote.put(folder / name, draft / name)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.rename(draft, folder)
+    return {**before, **now}
 
 
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _score_tensors(scores: Scores) -> dict[str, torch.Tensor]:
+    return {f"score/{name}": score.detach().float().cpu() for name, score in scores.items()}
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock falls with the process that holds it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def state_of(model: torch.nn.Module) -> dict[str, Tensor]:
-    """A network's state as plain tensors on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+def _part(output: StageOutput, prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): t for name, t in output.tensors.items() if name.startswith(prefix)}

@@ -20,9 +20,9 @@ from PIL import Image
 
 from orchestrator.analysis.papers import table as printed_table
 from orchestrator.cli import app
+from orchestrator.cli.catalogue import KINDS, catalogue
 from orchestrator.methods import METHODS
 from orchestrator.spec.search_space import SearchSpace, parse_yaml
-from orchestrator.sweep.catalogue import KINDS, catalogue
 from orchestrator.sweep.planning import plan
 from orchestrator.trial.exporting import FORMATS
 
@@ -158,7 +158,7 @@ def test_python_is_python(block: Block) -> None:
 
 def test_the_method_of_the_guide_keeps_the_promises(workplace: Path) -> None:
     from orchestrator.plugins import Registry
-    from orchestrator.surgery.selecting import ChannelSelection
+    from orchestrator.surgery.selection import ChannelSelection
     from orchestrator.testing.methods import SPARSITY, decide
 
     registry = Registry("method", "nowhere", {"l2_norm": "l2_norm:L2Norm"})
@@ -169,8 +169,8 @@ def test_the_method_of_the_guide_keeps_the_promises(workplace: Path) -> None:
 
 
 def test_the_model_of_the_guide_is_pruned(workplace: Path) -> None:
-    from orchestrator.spec.workspace import Workspace
-    from orchestrator.sweep.resolving import resolve
+    from orchestrator.storage.workspace import Workspace
+    from orchestrator.sweep.space.resolve import resolve
     from orchestrator.trial.run import run_trial
 
     still = {"baseline": {"epochs": 0}, "retrain": {"epochs": 0}, "data": "digits", "method": "l1_norm"}

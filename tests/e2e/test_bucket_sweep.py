@@ -21,9 +21,9 @@ from ray.cluster_utils import Cluster
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.spec.workspace import store_folder
-from orchestrator.store.bucket import bucket_of
-from orchestrator.store.mirror import refresh_trial
+from orchestrator.records.bucket_sync import refresh_trial
+from orchestrator.storage.bucket import bucket_of
+from orchestrator.storage.uri import store_folder
 
 SPACE = """
 name: small

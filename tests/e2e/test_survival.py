@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from orchestrator.store.records import read_result, recorded_ids
+from orchestrator.records.records import read_result, recorded_ids
 
 TRIALS = 16
 

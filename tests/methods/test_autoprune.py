@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from weight_tasks import step_of, task_of
 
-from orchestrator.methods.learned.autoprune import AutoPrune
+from orchestrator.methods.learned.autoprune.method import AutoPrune
 from orchestrator.surgery.cutting import cut
-from orchestrator.surgery.selecting import ChannelSelection
+from orchestrator.surgery.selection import ChannelSelection
 
 TRAINING = [(torch.tensor([[1.0, 1.0]]), torch.tensor([0]))]
 VALIDATION = [(torch.tensor([[1.0, 3.0]]), torch.tensor([0]))]

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from weight_tasks import step_of, task_of
 
 from orchestrator.methods import METHODS
-from orchestrator.methods.learned.activation_volume import budget_factor, progress, unit_areas
-from orchestrator.methods.learned.bar import BAR, stretched
-from orchestrator.methods.learned.planned import NoBudget
-from orchestrator.surgery.selecting import ChannelSelection
+from orchestrator.methods.learned.bar.activation_volume import budget_factor, progress, unit_areas
+from orchestrator.methods.learned.bar.method import BAR, stretched
+from orchestrator.methods.parts.target_counts import NoBudget
+from orchestrator.surgery.selection import ChannelSelection
 from orchestrator.testing.networks import network
 from orchestrator.training.loop import Batch
 

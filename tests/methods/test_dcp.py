@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from weight_tasks import task_of
 
-from orchestrator.methods.learned.dcp import DCP, enough
-from orchestrator.methods.learned.extra_losses import ExtraLosses, head_places, head_weights
-from orchestrator.methods.learned.readers import Readers
+from orchestrator.methods.learned.dcp.extra_losses import ExtraLosses, head_places, head_weights
+from orchestrator.methods.learned.dcp.method import DCP, enough
+from orchestrator.methods.learned.dcp.readers import Readers
 from orchestrator.testing.networks import network
 from orchestrator.training.loop import Batch
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from weight_tasks import step_of, task_of
 
-from orchestrator.methods.dynamic.dns import DynamicNetworkSurgery, UnusableThresholds
-from orchestrator.methods.effective import EffectiveWeight, straight_through
+from orchestrator.methods.dynamic.dns.method import DynamicNetworkSurgery, UnusableThresholds
+from orchestrator.methods.parts.reparametrization import EffectiveWeight, straight_through
 
 INPUT = [(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([0]))]
 

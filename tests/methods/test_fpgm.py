@@ -12,7 +12,7 @@ from orchestrator.methods.dynamic.fpgm import FPGM, chosen, distance_sums
 from orchestrator.spec.trial import Target
 from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.groups import channel_groups
-from orchestrator.surgery.selecting import ChannelSelection
+from orchestrator.surgery.selection import ChannelSelection
 
 torch.set_num_threads(1)
 FIVE = torch.tensor([[3.0, 0.0], [0.0, 3.0], [1.0, 1.0], [2.0, 2.0], [-0.5, 0.0]])

@@ -14,7 +14,7 @@ from weight_tasks import task_of
 
 from orchestrator.methods import METHODS
 from orchestrator.methods.base import PruneTask
-from orchestrator.methods.one_shot.activation_maximisation import (
+from orchestrator.methods.one_shot.functionality.activation_maximisation import (
     centroids,
     cluster,
     elbow,
@@ -22,12 +22,12 @@ from orchestrator.methods.one_shot.activation_maximisation import (
     filter_site,
     shared_start,
 )
-from orchestrator.methods.one_shot.contribution import contribution_index
-from orchestrator.methods.one_shot.filter_clusters import WrongClusters, removed
-from orchestrator.methods.one_shot.functionality import Functionality
-from orchestrator.methods.one_shot.functionality_transition import functionality_transition
+from orchestrator.methods.one_shot.functionality.contribution import contribution_index
+from orchestrator.methods.one_shot.functionality.filter_clusters import WrongClusters, removed
+from orchestrator.methods.one_shot.functionality.functionality_transition import functionality_transition
+from orchestrator.methods.one_shot.functionality.method import Functionality
 from orchestrator.surgery.groups import channel_groups
-from orchestrator.surgery.selecting import ChannelSelection
+from orchestrator.surgery.selection import ChannelSelection
 
 torch.set_num_threads(1)
 EXAMPLE = torch.zeros(1, 2, 4, 4)

@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 from weight_tasks import step_of, task_of
 
-from orchestrator.methods.learned.fista import fista, momenta
-from orchestrator.methods.learned.gal import GAL, Discriminator
+from orchestrator.methods.learned.gal.fista import fista, momenta
+from orchestrator.methods.learned.gal.method import GAL, Discriminator
 from orchestrator.testing.networks import network
 from orchestrator.training.loop import Batch
 

@@ -9,7 +9,7 @@ from weight_tasks import task_of
 
 from orchestrator.methods.base import PruneTask
 from orchestrator.methods.one_shot.hrank import HRank, map_ranks
-from orchestrator.surgery.selecting import ChannelSelection
+from orchestrator.surgery.selection import ChannelSelection
 
 torch.set_num_threads(1)
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from weight_tasks import task_of
 
+from orchestrator.methods.one_shot.curvature import damped_inverse, input_covariances, weights_by_block
 from orchestrator.methods.one_shot.layer_obs import LayerwiseOptimalBrainSurgeon, compensated, sensitivities
-from orchestrator.methods.one_shot.statistics import damped_inverse, input_covariances, weights_by_block
-from orchestrator.surgery.selecting import WeightSelection
+from orchestrator.surgery.selection import WeightSelection
 
 
 def linear() -> tuple[nn.Linear, Tensor]:

@@ -5,7 +5,7 @@ from torch import nn
 from weight_tasks import task_of
 
 from orchestrator.methods.one_shot.lwc import LearningWeightsAndConnections
-from orchestrator.surgery.selecting import WeightSelection
+from orchestrator.surgery.selection import WeightSelection
 
 BATCHES = [(torch.zeros(1, 4), torch.zeros(1, dtype=torch.long))]
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from weight_tasks import task_of
 
-from orchestrator.methods.learned.mask_convnet import MaskConvNet, hard_sigmoid, second_term
-from orchestrator.methods.learned.planned import planned_counts
+from orchestrator.methods.learned.mask_convnet.method import MaskConvNet, hard_sigmoid, second_term
+from orchestrator.methods.parts.target_counts import planned_counts
 from orchestrator.spec.trial import Baseline
-from orchestrator.surgery.selecting import ChannelSelection
+from orchestrator.surgery.selection import ChannelSelection
 from orchestrator.testing.networks import images, network
 from orchestrator.training.loop import Batch, Recipe, train
 from orchestrator.training.schedule import dense_schedule

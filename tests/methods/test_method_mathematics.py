@@ -14,7 +14,7 @@ from orchestrator.methods.one_shot.taylor import Taylor
 from orchestrator.spec.trial import Target
 from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.groups import channel_groups
-from orchestrator.surgery.selecting import ChannelSelection, WeightSelection
+from orchestrator.surgery.selection import ChannelSelection, WeightSelection
 from orchestrator.training.loop import Batch
 
 

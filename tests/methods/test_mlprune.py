@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from weight_tasks import task_of
 
+from orchestrator.methods.one_shot.curvature import KroneckerFactors
 from orchestrator.methods.one_shot.mlprune import MLPrune, compensated
-from orchestrator.methods.one_shot.statistics import KroneckerFactors
-from orchestrator.surgery.selecting import WeightSelection
+from orchestrator.surgery.selection import WeightSelection
 
 
 def test_saliency_is_that_of_the_exact_inverse_fisher() -> None:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from weight_tasks import task_of
 
+from orchestrator.methods.one_shot.curvature import squared_gradients
 from orchestrator.methods.one_shot.obd import OptimalBrainDamage
-from orchestrator.methods.one_shot.statistics import squared_gradients
 
 SIZES = torch.tensor([1.0, 2.0, 3.0])
 

@@ -13,16 +13,16 @@ from torch.nn import functional as F
 from weight_tasks import task_of
 
 from orchestrator.methods.base import PruneTask
-from orchestrator.methods.one_shot.input_sensitivity import input_sensitivity
-from orchestrator.methods.one_shot.pfp import PFP, held_out
-from orchestrator.methods.one_shot.sensitivity_bounds import (
+from orchestrator.methods.one_shot.pfp.input_sensitivity import input_sensitivity
+from orchestrator.methods.one_shot.pfp.method import PFP, held_out
+from orchestrator.methods.one_shot.pfp.sensitivity_bounds import (
     error_constant,
     errors_kept_to,
     expected_distinct,
     sample_size,
     samples,
 )
-from orchestrator.surgery.selecting import ChannelSelection
+from orchestrator.surgery.selection import ChannelSelection
 
 torch.set_num_threads(1)
 DELTA = 1e-16

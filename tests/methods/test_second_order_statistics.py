@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from weight_tasks import task_of
 
-from orchestrator.methods.one_shot.statistics import (
+from orchestrator.methods.one_shot.curvature import (
     damped_inverse,
     from_blocks,
     input_covariances,

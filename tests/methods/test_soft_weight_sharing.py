@@ -7,8 +7,14 @@ import torch
 from torch import nn
 from weight_tasks import step_of, task_of
 
-from orchestrator.methods.learned.mixture import Mixture, divergence, log_joint, merge, negative_log_likelihood
-from orchestrator.methods.learned.soft_weight_sharing import NothingLeft, SoftWeightSharing
+from orchestrator.methods.learned.soft_weight_sharing.method import NothingLeft, SoftWeightSharing
+from orchestrator.methods.learned.soft_weight_sharing.mixture import (
+    Mixture,
+    divergence,
+    log_joint,
+    merge,
+    negative_log_likelihood,
+)
 from orchestrator.training.loop import Batch
 
 
@@ -104,7 +110,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = Batch(torch.zeros(1, 8), torch.tensor([0]), torch.zeros(1, 8))
     gradients = []
     for size in (2**18, 10):
-        monkeypatch.setattr("orchestrator.methods.learned.mixture._CHUNK", size)
+        monkeypatch.setattr("orchestrator.methods.learned.soft_weight_sharing.mixture._CHUNK", size)
         method = SoftWeightSharing()
         method.prepare(model, task_of(model, [(batch.inputs, batch.targets)]))
         penalty = method.penalty(model, batch)

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from weight_tasks import task_of
 
-from orchestrator.methods.learned.noisy_layer import divergence
-from orchestrator.methods.learned.sparse_vd import SparseVariationalDropout
+from orchestrator.methods.learned.sparse_vd.method import SparseVariationalDropout
+from orchestrator.methods.learned.sparse_vd.noisy_layer import divergence
 from orchestrator.training.loop import Batch
 
 INPUT = [(torch.tensor([[1.0, 2.0]]), torch.tensor([0]))]

@@ -15,7 +15,7 @@ from orchestrator.spec.trial import Target
 from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.cutting import cut
 from orchestrator.surgery.groups import channel_groups
-from orchestrator.surgery.selecting import ChannelSelection
+from orchestrator.surgery.selection import ChannelSelection
 from orchestrator.testing.networks import CHANNELS, SIZE, network
 
 torch.set_num_threads(1)

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator.methods.gates import gate_sites
-from orchestrator.methods.unit_gates import UnitGates, closing_sites
+from orchestrator.methods.parts.gates import gate_sites
+from orchestrator.methods.parts.unit_gates import UnitGates, closing_sites
 from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.cutting import cut
 from orchestrator.surgery.groups import channel_groups
-from orchestrator.surgery.selecting import select_kept
+from orchestrator.surgery.selection import select_kept
 from orchestrator.testing.networks import CHANNELS, NETWORKS, SIZE, network
 
 EXAMPLE = torch.zeros(1, CHANNELS, SIZE, SIZE)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.records.records import Latency, write_latency, write_result
 from orchestrator.spec import EpochRow, LayerRow, SearchSpace, TrialResult
-from orchestrator.store.records import Latency, write_latency, write_result
 from orchestrator.sweep.planning import PlannedTrial, plan
 
 Numbers = Callable[[PlannedTrial], Mapping[str, Any]]

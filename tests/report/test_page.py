@@ -19,15 +19,17 @@ from typer.testing import CliRunner
 
 from orchestrator.analysis.load import load_results
 from orchestrator.cli import app
-from orchestrator.report import document, figures, training
-from orchestrator.report.charts import XY, Bars, Heat, Series
+from orchestrator.records.mlflow.view import log_report, make_database
+from orchestrator.report import document
+from orchestrator.report.charts import trade_offs as figures
+from orchestrator.report.charts import training
+from orchestrator.report.charts.model import XY, Bars, Heat, Series
+from orchestrator.report.charts.to_plotly import figure
+from orchestrator.report.data import gather
 from orchestrator.report.document import write_report
-from orchestrator.report.evidence import gather
-from orchestrator.report.importance import Sampled
-from orchestrator.report.spelling import Column, Table, as_csv, as_latex, as_markdown
+from orchestrator.report.importances import Sampled
 from orchestrator.report.svg import draw, ticks
-from orchestrator.report.traces import figure
-from orchestrator.store.mlflow_store import log_report, make_database
+from orchestrator.report.table_formats import Column, Table, as_csv, as_latex, as_markdown
 
 MakeSweep = Callable[..., Path]
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from orchestrator.analysis.load import load_results
-from orchestrator.report import importance
-from orchestrator.report.evidence import gather
-from orchestrator.report.importance import sampled
-from orchestrator.report.parameters import design_bars, importance_bars, interaction
+from orchestrator.report import importances as importance
+from orchestrator.report.charts.importances import design_bars, importance_bars, interaction
+from orchestrator.report.data import gather
+from orchestrator.report.importances import sampled
 
 MakeSweep = Callable[..., Path]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from scipy import stats
 
-from orchestrator.report.answer import answer
-from orchestrator.report.evidence import gather
-from orchestrator.report.importance import sampled
+from orchestrator.report.conclusions import answer
+from orchestrator.report.data import gather
+from orchestrator.report.importances import sampled
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("dense_accuracy", "pruned_accuracy", "accuracy", "val_accuracy", "mac_sparsity", "param_sparsity")

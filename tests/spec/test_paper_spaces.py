@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.analysis.papers import table
-from orchestrator.analysis.printed import cells
+from orchestrator.analysis.published import cells
 from orchestrator.cli import app
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.sweep.planning import Plan, plan

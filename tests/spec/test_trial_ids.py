@@ -1,7 +1,7 @@
 """Ids are promises: the same specification has the same id for ever, and a new option orphans nothing."""
 
 from orchestrator.spec.trial import Baseline, Choice, Retrain, Target, TrialSpec
-from orchestrator.sweep.resolving import resolve
+from orchestrator.sweep.space.resolve import resolve
 
 PLAIN = {"model": "lenet5", "data": "digits", "method": "l1_norm", "target": {"sparsity": 0.5}, "retrain": "clr"}
 

@@ -13,7 +13,7 @@ from orchestrator.metrics.macs import count_macs
 from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.cutting import cut
 from orchestrator.surgery.groups import channel_groups
-from orchestrator.surgery.selecting import ChannelSelection, select_channels
+from orchestrator.surgery.selection import ChannelSelection, select_channels
 
 
 @pytest.mark.parametrize("name", [*TINY, *LARGE])

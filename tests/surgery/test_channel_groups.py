@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from orchestrator.surgery.cutting import CannotCut, cut
 from orchestrator.surgery.groups import UnknownLayer, channel_groups
-from orchestrator.surgery.selecting import ChannelSelection
+from orchestrator.surgery.selection import ChannelSelection
 
 
 def members(name: str) -> dict[str, dict[tuple[str, str], tuple[tuple[int, ...], ...]]]:

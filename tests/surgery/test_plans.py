@@ -11,8 +11,8 @@ import torch
 from orchestrator.models.build import build
 from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.groups import channel_groups
-from orchestrator.surgery.plans import PLANS, UnknownPlan, planned_counts
-from orchestrator.surgery.selecting import select_channels
+from orchestrator.surgery.published_plans import PLANS, UnknownPlan, planned_counts
+from orchestrator.surgery.selection import select_channels
 
 torch.set_num_threads(1)
 

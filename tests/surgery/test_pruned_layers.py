@@ -8,8 +8,8 @@ from surgery_nets import subject
 
 from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.cutting import cut
-from orchestrator.surgery.naming import NotPrunable
-from orchestrator.surgery.selecting import CannotMeetTarget, select_channels, select_weights
+from orchestrator.surgery.layer_lookup import NotPrunable
+from orchestrator.surgery.selection import CannotMeetTarget, select_channels, select_weights
 
 
 @pytest.mark.parametrize("layers", [["second"], [1]])

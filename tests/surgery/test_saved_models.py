@@ -10,8 +10,8 @@ from surgery_nets import TINY, Chain, Residual, Twice, subject
 from torch import nn
 
 from orchestrator.surgery.cutting import apply_weight_masks, cut
-from orchestrator.surgery.saved import DamagedModel, rebuild, save_pruned
-from orchestrator.surgery.selecting import ChannelSelection, select_channels, select_weights
+from orchestrator.surgery.selection import ChannelSelection, select_channels, select_weights
+from orchestrator.surgery.serialization import DamagedModel, rebuild, save_pruned
 
 
 def fresh(name: str) -> nn.Module:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from surgery_nets import subject
 
-from orchestrator.surgery.selecting import (
+from orchestrator.surgery.selection import (
     CannotMeetTarget,
     UnusableCounts,
     UnusableScores,

@@ -8,7 +8,7 @@ from surgery_nets import Chain, subject
 
 from orchestrator.surgery.cutting import CannotCut, apply_weight_masks
 from orchestrator.surgery.masks import UnknownParameter, WeightMasks
-from orchestrator.surgery.selecting import WeightSelection, select_weights
+from orchestrator.surgery.selection import WeightSelection, select_weights
 
 
 def selection_of(model: torch.nn.Module) -> WeightSelection:

@@ -146,8 +146,8 @@ def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
     """A bad image cannot be seen by a plan; the trial that meets it says which image of which file it is."""
     from PIL import Image
 
-    from orchestrator.spec.workspace import Workspace
-    from orchestrator.sweep.resolving import resolve
+    from orchestrator.storage.workspace import Workspace
+    from orchestrator.sweep.space.resolve import resolve
     from orchestrator.trial.run import run_trial
 
     def encoded(value: int) -> bytes:

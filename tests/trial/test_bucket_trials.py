@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from orchestrator.spec.result import EpochRow
-from orchestrator.spec.workspace import Workspace, store_folder
-from orchestrator.store.bucket import bucket_of
-from orchestrator.sweep.resolving import resolve
+from orchestrator.storage.bucket import bucket_of
+from orchestrator.storage.uri import store_folder
+from orchestrator.storage.workspace import Workspace
+from orchestrator.sweep.space.resolve import resolve
 from orchestrator.training import checkpoint as checkpoints
 from orchestrator.trial.run import run_trial
 

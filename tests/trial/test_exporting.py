@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.spec.workspace import Workspace
+from orchestrator.storage.workspace import Workspace
 from orchestrator.surgery.cutting import cut
 from orchestrator.surgery.groups import channel_groups
-from orchestrator.surgery.selecting import ChannelSelection
-from orchestrator.sweep.resolving import resolve
+from orchestrator.surgery.selection import ChannelSelection
+from orchestrator.sweep.space.resolve import resolve
 from orchestrator.testing.networks import CHANNELS, SIZE, network
 from orchestrator.trial import exporting
 from orchestrator.trial.exporting import TOLERANCE, CannotExport, export
@@ -81,7 +81,7 @@ def test_a_network_that_cannot_be_traced_is_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """A store with a sweep of one trial that is done, and one that failed: folder and ids."""
-    from orchestrator.store.records import write_result
+    from orchestrator.records.records import write_result
 
     out = tmp_path_factory.mktemp("store")
     plain = {

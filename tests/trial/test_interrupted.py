@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from orchestrator.spec.result import EpochRow, TrialResult
-from orchestrator.spec.workspace import Workspace
-from orchestrator.sweep.resolving import resolve
+from orchestrator.storage.workspace import Workspace
+from orchestrator.sweep.space.resolve import resolve
 from orchestrator.training import checkpoint as checkpoints
 from orchestrator.trial.run import Stopped, run_stage, run_trial
 
@@ -102,7 +102,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from orchestrator.spec.trial import TrialSpec
-from orchestrator.spec.workspace import Workspace
+from orchestrator.storage.workspace import Workspace
 from orchestrator.training import checkpoint
 from orchestrator.trial.run import run_trial
 

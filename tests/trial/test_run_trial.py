@@ -10,9 +10,9 @@ import torch
 from orchestrator.data.images import open_data
 from orchestrator.models.build import build
 from orchestrator.spec.result import TrialResult
-from orchestrator.spec.workspace import Workspace
-from orchestrator.surgery.saved import rebuild
-from orchestrator.sweep.resolving import resolve
+from orchestrator.storage.workspace import Workspace
+from orchestrator.surgery.serialization import rebuild
+from orchestrator.sweep.space.resolve import resolve
 from orchestrator.training.loop import accuracy
 from orchestrator.trial.run import run_trial
 

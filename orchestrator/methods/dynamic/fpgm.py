@@ -12,7 +12,7 @@ from orchestrator.methods.base import PruneTask, Ranking, Scores, filter_norms, 
 from orchestrator.plugins import Count, Share
 from orchestrator.surgery.groups import ChannelGroup
 from orchestrator.surgery.masks import WeightMasks
-from orchestrator.surgery.selecting import ChannelSelection, Scope
+from orchestrator.surgery.selection import ChannelSelection, Scope
 
 
 @dataclass

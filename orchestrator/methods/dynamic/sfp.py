@@ -10,7 +10,7 @@ from torch import nn
 
 from orchestrator.methods.base import PruneTask, Ranking, Scores, filter_norms, filters
 from orchestrator.plugins import Count
-from orchestrator.surgery.selecting import ChannelSelection, Scope
+from orchestrator.surgery.selection import ChannelSelection, Scope
 
 
 @dataclass

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.methods.base import PruneTask, Ranking, Scores
-from orchestrator.methods.gates import SharedGate
+from orchestrator.methods.parts.gates import SharedGate
 from orchestrator.plugins import Count, OpenShare, Positive, Share
 from orchestrator.spec.trial import Target
 from orchestrator.surgery.groups import ChannelGroup
-from orchestrator.surgery.selecting import ChannelSelection, Scope
+from orchestrator.surgery.selection import ChannelSelection, Scope
 
 
 class NothingMeasured(ValueError):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.methods.base import Channels, PruneTask, Ranking, Scores, norms, per_unit
-from orchestrator.methods.gates import TrainedGate, fold, gate_sites, insert
+from orchestrator.methods.parts.gates import TrainedGate, fold, gate_sites, insert
 from orchestrator.plugins import Count, NonNegative, Positive
-from orchestrator.surgery.selecting import Scope
+from orchestrator.surgery.selection import Scope
 from orchestrator.training.loop import Batch
 
 

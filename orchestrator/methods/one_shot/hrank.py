@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.methods.base import PruneTask, Ranking, Scores, first_images, per_unit
-from orchestrator.methods.gates import gate_sites
+from orchestrator.methods.parts.gates import gate_sites
 from orchestrator.plugins import Count
-from orchestrator.surgery.selecting import Scope
+from orchestrator.surgery.selection import Scope
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from orchestrator.methods.base import PruneTask, Ranking, Scores, filter_norms
-from orchestrator.surgery.selecting import Scope
+from orchestrator.surgery.selection import Scope
 
 
 @dataclass

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from orchestrator.methods.base import PruneTask, Ranking, Scores, prunable_weights
 from orchestrator.plugins import Positive
-from orchestrator.surgery.selecting import Scope
+from orchestrator.surgery.selection import Scope
 
 
 @dataclass

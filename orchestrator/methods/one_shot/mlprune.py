@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.methods.base import PruneTask, Ranking, Scores
-from orchestrator.methods.one_shot.statistics import (
+from orchestrator.methods.one_shot.curvature import (
     KroneckerFactors,
     damped_inverse,
     from_blocks,
@@ -20,7 +20,7 @@ from orchestrator.methods.one_shot.statistics import (
     weights_by_block,
 )
 from orchestrator.plugins import Count, Positive
-from orchestrator.surgery.selecting import Scope, Selection, WeightSelection
+from orchestrator.surgery.selection import Scope, Selection, WeightSelection
 
 
 @dataclass

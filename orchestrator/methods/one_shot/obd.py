@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from orchestrator.methods.base import PruneTask, Ranking, Scores, filters, per_unit
-from orchestrator.methods.one_shot.statistics import (
+from orchestrator.methods.one_shot.curvature import (
     from_blocks,
     layers,
     some_images,
@@ -17,7 +17,7 @@ from orchestrator.methods.one_shot.statistics import (
     weights_by_block,
 )
 from orchestrator.plugins import Count
-from orchestrator.surgery.selecting import Scope
+from orchestrator.surgery.selection import Scope
 
 
 @dataclass

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.methods.base import PruneTask, Ranking, Scores, per_unit
-from orchestrator.methods.gates import gated
-from orchestrator.surgery.selecting import Scope
+from orchestrator.methods.parts.gates import gated
+from orchestrator.surgery.selection import Scope
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Which settings matter: importances over any trials, Sobol and Morris indices over designed ones."""

@@ -1,0 +1,134 @@
+"""What can be named in a search space, read from the tables without importing what they name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.data import DATA
+from orchestrator.methods import METHODS
+from orchestrator.models import MODELS
+from orchestrator.plugins import Description, Registry
+from orchestrator.retrain import SCHEDULES
+from orchestrator.spec.result import LATENCY_METRICS, METRICS
+from orchestrator.spec.stopper import STOPPERS
+from orchestrator.spec.trial import Retrain
+from orchestrator.surgery.published_plans import PLANS
+from orchestrator.sweep.planning import ADAPTIVE, SEARCHES
+
+KINDS = ("methods", "models", "data", "schedules", "metrics", "searches", "plans", "papers")
+_REGISTRIES: dict[str, Registry] = {"methods": METHODS, "models": MODELS, "data": DATA, "schedules": SCHEDULES}
+_METRIC_TEXTS = {
+    "dense_accuracy": "top-1 test accuracy of the dense network",
+    "pruned_accuracy": "the same right after pruning, before any retraining",
+    "accuracy": "the same after retraining",
+    "accuracy_drop": "dense_accuracy - accuracy",
+    "val_accuracy": "top-1 accuracy on the validation split: what searches and stoppers see",
+    "top5_accuracy": "top-5 test accuracy after retraining",
+    "dense_params": "parameters of the dense network",
+    "params": "parameters of the pruned network; of single pruned weights, those that are not zero",
+    "param_sparsity": "1 - params / dense_params",
+    "compression_ratio": "dense_params / params",
+    "dense_macs": "multiply-adds of one forward pass of the dense network, batch 1",
+    "macs": "the same of the pruned network; single pruned weights save none",
+    "mac_sparsity": "1 - macs / dense_macs",
+    "filter_sparsity": "share of the convolution filters that were removed",
+    "weight_sparsity": "share of the convolution and linear weights that are gone or zero",
+    "latency_ms": "median milliseconds of one image through the pruned network, measured alone",
+    "latency_ms_std": "standard deviation of the same over rounds",
+    "dense_latency_ms": "median milliseconds of the dense network, interleaved with the pruned one",
+    "dense_latency_ms_std": "standard deviation of the same over rounds",
+    "latency_speedup": "dense_latency_ms / latency_ms",
+}
+_PLAN_SOURCES = {
+    "pfec_": "Pruning Filters for Efficient ConvNets (Li et al., 2017); paper 001, section 1.4",
+    "functionality_": "paper 000, tables 3 and 4",
+    "": "paper 001, tables 3, 4 and 8 to 12: as many parameters as another method's network",
+}
+_PAPERS = {
+    "000": "Interpretable / functionality-oriented convolutional filter pruning (Qin et al., 2018)",
+    "001": "Network pruning that matters: a case study on retraining variants (Le and Hua, 2021)",
+    "002": "MLPrune: multi-layer pruning for automated neural network compression (Zeng and Urtasun, 2018)",
+    "003": "AutoPrune: automatic network pruning by regularizing auxiliary parameters (Xiao et al., 2019)",
+    "004": "MaskConvNet: training efficient ConvNets from scratch via budget-constrained filter pruning (2020)",
+}
+
+
+def catalogue(kind: str) -> list[dict[str, Any]]:
+    """One entry a name; ``kind`` is one of `KINDS`."""
+    if kind == "metrics":
+        return [{"name": name, "what": _METRIC_TEXTS[name]} for name in (*METRICS, *LATENCY_METRICS)]
+    if kind == "searches":
+        return [*map(_search, SEARCHES), *map(_stopper, STOPPERS)]
+    if kind == "plans":
+        return [_plan(name) for name in PLANS]
+    if kind == "papers":
+        return [{"name": name, "what": text, "methods": _from_paper(name)} for name, text in _PAPERS.items()]
+    registry = _REGISTRIES[kind]
+    return [_entry(kind, registry.describe(name)) for name in registry.names()]
+
+
+def _search(name: str) -> dict[str, Any]:
+    parameters: dict[str, str] = {}
+    if name != "grid":
+        counted = {"sobol": "blocks", "morris": "trajectories"}.get(name, "trials")
+        parameters = {counted: "int >= 2, required" if counted != "trials" else "int >= 1, required", "seed": "int = 0"}
+    if name in ADAPTIVE:
+        parameters["warm_start"] = "list[str] = []"
+    return {"name": name, "kind": _kind_of(name), "what": SEARCHES[name], "parameters": parameters}
+
+
+def _kind_of(search: str) -> str:
+    return "adaptive" if search in ADAPTIVE else "fixed"
+
+
+def _stopper(name: str) -> dict[str, Any]:
+    """Stoppers stand among the searches: they too decide which trials are run to their end."""
+    kind = STOPPERS[name]
+    parameters = {
+        parameter: _default(getattr(field.annotation, "__name__", ""), field.default)
+        for parameter, field in kind.model_fields.items()
+        if parameter != "name"
+    }
+    return {"name": name, "kind": "stopper", "what": (kind.__doc__ or "").strip(), "parameters": parameters}
+
+
+def _from_paper(paper: str) -> str:
+    described = (METHODS.describe(name) for name in METHODS.names())
+    return ", ".join(d.name for d in described if d.attributes.get("paper", "").startswith(paper))
+
+
+def _plan(name: str) -> dict[str, Any]:
+    what = next(text for prefix, text in _PLAN_SOURCES.items() if name.startswith(prefix))
+    layers = {model: f"{len(counts)} layers cut" for model, counts in PLANS[name].items()}
+    return {"name": name, "what": what, "models": layers}
+
+
+def _entry(kind: str, described: Description) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": described.name, "what": described.summary}
+    if kind == "methods":
+        attributes = described.attributes
+        entry["family"] = described.target.split(":")[0].split(".")[-2]
+        entry["removes"] = ", ".join(attributes.get("granularities", ()))
+        entry["paper"] = attributes.get("paper", "")
+    entry["parameters"] = {p.name: _default(p.annotation, p.default) for p in described.parameters}
+    if kind == "schedules":
+        common = {name: f for name, f in Retrain.model_fields.items() if name not in ("name", "params")}
+        entry["parameters"] |= {name: _default(str(f.annotation), f.default) for name, f in common.items()}
+    return entry
+
+
+_PLAIN = {
+    "OpenShare": "float in [0, 1)",
+    "Share": "float in [0, 1]",
+    "Positive": "float > 0",
+    "NonNegative": "float >= 0",
+    "Count": "int >= 1",
+    "Natural": "int >= 0",
+    "<class 'int'>": "int",
+}
+
+
+def _default(annotation: str, default: Any) -> str:
+    for word, plain in _PLAIN.items():
+        annotation = annotation.replace(word, plain)
+    return f"{annotation}, required" if default is ... else f"{annotation} = {default!r}"

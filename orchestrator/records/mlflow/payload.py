@@ -1,0 +1,104 @@
+"""What an MLflow run shows of a trial, as plain values that follow from the record alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from datetime import UTC, datetime
+
+from orchestrator.records.records import Latency
+from orchestrator.spec.redacting import redacted
+from orchestrator.spec.result import LATENCY_METRICS, LayerRow, TrialResult
+from orchestrator.spec.trial import flat
+
+Point = tuple[str, float, int, int]
+"""Name, value, time (milliseconds since 1970), step."""
+
+_CURVES = ("lr", "train_loss", "train_accuracy", "val_accuracy")
+_LONGEST_NAME = 250
+_LONGEST_VALUE = 6000
+_LONGEST_TAG = 5000
+
+
+def run_metrics(result: TrialResult) -> list[Point]:
+    """Final metrics at step 0, the curves ``<stage>/<quantity>`` at their epochs; finite values only.
+
+    Where a stage was gone through several times (iterative pruning retrains after each step) its curves go on: a chart
+    would otherwise lay them over one another. The times are the record's too, so that logging the same record twice
+    adds nothing.
+    """
+    started = milliseconds(result.started) or 0
+    ended = max(milliseconds(result.ended) or 0, started)
+    final = result.metrics | {f"seconds_{stage}": value for stage, value in result.seconds.items()}
+    if result.achieved is not None:
+        final["achieved_sparsity"] = result.achieved
+    points = [(metric_name(name), value, ended, 0) for name, value in final.items()]
+    elapsed = 0.0
+    last: dict[str, int] = {}
+    begun: dict[str, int] = {}
+    for row in result.epochs:
+        step = begun.get(row.stage, 0) + row.epoch
+        if step <= last.get(row.stage, -1):
+            begun[row.stage] = last[row.stage] + 1
+            step = begun[row.stage] + row.epoch
+        last[row.stage] = step
+        elapsed += row.seconds if math.isfinite(row.seconds) else 0.0
+        # A stage from the cache has the seconds it once took, which may be more than this trial's.
+        time = min(started + int(1000 * elapsed), ended)
+        points += [(metric_name(f"{row.stage}/{curve}"), getattr(row, curve), time, step) for curve in _CURVES]
+    return [point for point in points if math.isfinite(point[1])]
+
+
+def latency_values(latency: Latency | None) -> dict[str, float]:
+    """What was measured, by name; finite values only."""
+    values = {name: getattr(latency, name, None) for name in LATENCY_METRICS}
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+
+
+def latency_metrics(latency: Latency | None, result: TrialResult) -> list[Point]:
+    """The latencies at the time of their measurement, else at the end of the trial."""
+    if latency is None:
+        return []
+    time = milliseconds(latency.measured) or milliseconds(result.ended) or 0
+    return [(name, value, time, 0) for name, value in latency_values(latency).items()]
+
+
+def run_parameters(result: TrialResult) -> dict[str, str]:
+    """What the trial was told. The axes add those of their values that are defaults, which the trial leaves out."""
+    told = flat(result.point) | result.parameters()
+    texts = {name: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for name, v in told.items()}
+    return {metric_name(name): redacted(text)[:_LONGEST_VALUE] for name, text in texts.items()}
+
+
+def run_tags(result: TrialResult) -> dict[str, str]:
+    """Status, error and note. The identity of the run is not among them: it is given with its creation."""
+    tags = {"status": result.status, "note": result.note}
+    if result.status in ("failed", "diverged"):
+        tags["error"] = result.error or result.status
+    return {name: redacted(text)[:_LONGEST_TAG] for name, text in tags.items() if text}
+
+
+def layers_csv(layers: list[LayerRow]) -> str:
+    """The layers as CSV, a header first."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(LayerRow.model_fields)
+    table.writerows([getattr(row, name) for name in LayerRow.model_fields] for row in layers)
+    return text.getvalue()
+
+
+def milliseconds(moment: str) -> int | None:
+    """ISO 8601 (without a zone: UTC) as milliseconds since 1970; None where it is no moment."""
+    try:
+        found = datetime.fromisoformat(moment)
+    except ValueError:
+        return None
+    return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def metric_name(path: str) -> str:
+    """A name in MLflow's alphabet."""
+    return re.sub(r"[^\w\-. :/]", "_", path)[:_LONGEST_NAME]

@@ -1,0 +1,218 @@
+"""The Parquet views of a sweep: trials, epochs and layers as tables, made anew whenever the records change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.records.record_stamps import stamps_of
+from orchestrator.records.records import Latency, read_latency, read_results
+from orchestrator.spec.redacting import redacted_values
+from orchestrator.spec.result import LATENCY_METRICS, METRICS, EpochRow, LayerRow, TrialResult
+from orchestrator.spec.trial import flat
+from orchestrator.storage.atomic import replacing
+
+VIEWS_VERSION = "1"
+"""Raised when the columns change, so that views written before are made anew."""
+
+_STAGES = ("baseline", "importance", "sparse_training", "retrain")
+_COUNTS = frozenset({"dense_params", "params", "dense_macs", "macs"})
+_LEADING = {
+    "sweep": pa.string(),
+    "trial_id": pa.string(),
+    "status": pa.string(),
+    "error": pa.string(),
+    "seed": pa.int64(),
+    "model": pa.string(),
+    "data": pa.string(),
+    "method": pa.string(),
+    "retrain": pa.string(),
+    "target_quantity": pa.string(),
+    "target_sparsity": pa.float64(),
+}
+_MEASURED = {name: pa.int64() if name in _COUNTS else pa.float64() for name in METRICS} | {
+    name: pa.float64() for name in LATENCY_METRICS
+}
+_TRAILING = {name: pa.string() for name in ("device", "host", "started", "ended", "commit", "versions")}
+_BEYOND = {
+    "arm": pa.string(),
+    "achieved_sparsity": pa.float64(),
+    "note": pa.string(),
+    "latency_device": pa.string(),
+    "latency_host": pa.string(),
+    "latency_batch_size": pa.int64(),
+    "latency_measured": pa.string(),
+}
+"""What the public contract does not promise stands after everything that it does."""
+
+_TYPES: dict[object, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+_EPOCHS, _LAYERS = (
+    pa.schema([("trial_id", pa.string()), *((name, _TYPES[f.annotation]) for name, f in rows.model_fields.items())])
+    for rows in (EpochRow, LayerRow)
+)
+_ROWS_A_BATCH = 50_000
+_FINGERPRINT = b"prunesweep.records"
+
+
+class NoSuchSweep(ValueError):
+    """A folder that holds neither records nor views."""
+
+
+def write_views(sweep_folder: Path) -> int:
+    """Write ``parquet/{trials,epochs,layers}.parquet`` from the records; returns the number of trials.
+
+    Each file is replaced whole; nothing is read or written where the views show these very records already. Rows are in
+    the order of trial ids, so that equal records give equal views. ``trials.parquet`` is written last and carries the
+    fingerprint of the records it was made from.
+
+    Raises:
+        DamagedRecord: a record cannot be read; the views stay as they were.
+    """
+    # Taken before reading: a record that arrives meanwhile only makes the next call write again.
+    fingerprint = _fingerprint(sweep_folder)
+    folder = sweep_folder / "parquet"
+    if _is_current(folder, fingerprint):
+        return int(pq.read_metadata(folder / "trials.parquet").num_rows)
+    rows: list[dict[str, Any]] = []
+    with (
+        replacing(folder / "epochs.parquet") as epochs_path,
+        replacing(folder / "layers.parquet") as layers_path,
+        _Rows(epochs_path, _EPOCHS) as epochs,
+        _Rows(layers_path, _LAYERS) as layers,
+    ):
+        for result in read_results(sweep_folder):
+            epochs.add(result.trial_id, result.epochs)
+            layers.add(result.trial_id, result.layers)
+            rows.append(_row(sweep_folder, result))
+    table = _trials_table(rows).replace_schema_metadata({_FINGERPRINT: fingerprint})
+    with replacing(folder / "trials.parquet") as path:
+        pq.write_table(table, path)
+    return len(rows)
+
+
+def load_results(sweep_folder: Path) -> pa.Table:
+    """One row a trial, columns as in ``trials.parquet``: read from it where it is current, else from the records.
+
+    Raises:
+        NoSuchSweep: there are neither records nor views.
+    """
+    view = sweep_folder / "parquet" / "trials.parquet"
+    has_records = (sweep_folder / "trials").is_dir()
+    if not has_records and not view.exists():
+        if not (sweep_folder / "searchspace.yaml").exists():
+            raise NoSuchSweep(f"{sweep_folder}: no sweep here (neither trials/ nor parquet/trials.parquet)")
+        return _trials_table([])
+    if not has_records or _is_current(view.parent, _fingerprint(sweep_folder)):
+        # ParquetFile and not read_table: the latter takes a parent folder named key=value for a partition column.
+        with pq.ParquetFile(view) as file:
+            return file.read()
+    return _trials_table([_row(sweep_folder, result) for result in read_results(sweep_folder)])
+
+
+class _Rows:
+    """A Parquet file that grows by the rows of a trial at a time; memory holds one batch."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema)
+        self._columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+
+    def __enter__(self) -> _Rows:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._flush()
+        self._writer.close()
+
+    def add(self, trial_id: str, rows: Iterable[EpochRow | LayerRow]) -> None:
+        names = self._schema.names[1:]
+        for row in rows:
+            self._columns["trial_id"].append(trial_id)
+            for name in names:
+                self._columns[name].append(getattr(row, name))
+        if len(self._columns["trial_id"]) >= _ROWS_A_BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.table(self._columns, schema=self._schema))
+        self._columns = {name: [] for name in self._schema.names}
+
+
+def _row(sweep_folder: Path, result: TrialResult) -> dict[str, Any]:
+    """One row of ``trials.parquet``. A varied parameter never hides the fixed column of the same name."""
+    latency = read_latency(sweep_folder / "trials" / result.trial_id)
+    fixed = {"sweep": sweep_folder.absolute().name} | result.row() | _latency_columns(latency)
+    # An axis of whole plug-ins ({name: clr, high: 1}) varies each of its parameters.
+    point = {path: value for path, value in flat(result.point).items() if path not in _FIXED and path not in fixed}
+    return dict(redacted_values({**fixed, _POINT: point}))
+
+
+def _latency_columns(latency: Latency | None) -> dict[str, Any]:
+    if latency is None:
+        return {}
+    where = {f"latency_{name}": getattr(latency, name) for name in ("device", "host", "batch_size", "measured")}
+    return {name: getattr(latency, name) for name in LATENCY_METRICS} | where
+
+
+_FIXED = frozenset(_LEADING) | frozenset(_MEASURED) | frozenset(_TRAILING) | frozenset(_BEYOND)
+_POINT = "\0point"
+
+
+def _trials_table(rows: list[dict[str, Any]]) -> pa.Table:
+    varied = sorted({path for row in rows for path in row[_POINT]})
+    seen = {name for row in rows for name in row if name.startswith("seconds_")}
+    stages = [f"seconds_{stage}" for stage in _STAGES]
+    seconds = dict.fromkeys([*stages, *sorted(seen - set(stages))], pa.float64())
+    columns: dict[str, pa.Array] = {}
+
+    def fill(types: Mapping[str, pa.DataType]) -> None:
+        for name, kind in types.items():
+            columns[name] = pa.array([row.get(name) for row in rows], type=kind)
+
+    fill(_LEADING)
+    for path in varied:
+        if path not in seconds:
+            columns[path] = _point_column([row[_POINT].get(path) for row in rows])
+    fill(_MEASURED)
+    fill(seconds)
+    fill(_TRAILING)
+    fill(_BEYOND)
+    return pa.table(columns)
+
+
+def _point_column(values: list[Any]) -> pa.Array:
+    """Numbers stay numbers where all are numbers, truth values likewise; else text: strings bare, the rest as JSON."""
+    given = [value for value in values if value is not None]
+    if given and all(isinstance(value, bool) for value in given):
+        return pa.array(values, type=pa.bool_())
+    if given and all(isinstance(value, int | float) and not isinstance(value, bool) for value in given):
+        whole = all(isinstance(value, int) and -(2**63) <= value < 2**63 for value in given)
+        kind = int if whole else float
+        return pa.array([None if v is None else kind(v) for v in values], type=pa.int64() if whole else pa.float64())
+    return pa.array(
+        [v if v is None or isinstance(v, str) else json.dumps(v, sort_keys=True) for v in values], type=pa.string()
+    )
+
+
+def _fingerprint(sweep_folder: Path) -> bytes:
+    """Changes whenever a record or a measurement comes, goes or is replaced; reads none of them."""
+    digest = hashlib.sha256(VIEWS_VERSION.encode())
+    for trial_id, stamp in stamps_of(sweep_folder).items():
+        digest.update(f"{trial_id} {stamp}\n".encode())
+    return digest.hexdigest().encode()
+
+
+def _is_current(folder: Path, fingerprint: bytes) -> bool:
+    if not all((folder / f"{name}.parquet").exists() for name in ("epochs", "layers", "trials")):
+        return False
+    try:
+        metadata = pq.read_schema(folder / "trials.parquet").metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return False
+    return bool(metadata.get(_FINGERPRINT) == fingerprint)

@@ -1,0 +1,121 @@
+"""A table as a value, and its spelling as CSV, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.analysis.aggregate import Mean
+from orchestrator.report import formatting as wording
+
+Cell = str | int | float | Mean | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A title on the page and its name in CSV."""
+
+    title: str
+    metric: str = ""
+    """How its numbers are shown; empty for text and counts."""
+    name: str = ""
+    """Empty: the metric, or the title."""
+
+
+@dataclass(frozen=True)
+class Table:
+    key: str
+    """Name of its files."""
+    title: str
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+
+
+def as_csv(table: Table) -> str:
+    """Numbers in full, in their own units; a mean takes five columns: mean, sd, n, low, high."""
+    head: list[str] = []
+    wide = _with_means(table)
+    for i, column in enumerate(table.columns):
+        title = column.name or column.metric or column.title
+        head += [title, *(f"{title}_{part}" for part in ("sd", "n", "low", "high"))] if i in wide else [title]
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(head)
+    for row in table.rows:
+        line: list[Any] = []
+        for i, cell in enumerate(row):
+            if isinstance(cell, Mean):
+                line += [cell.mean, cell.sd, cell.n, cell.low, cell.high]
+            else:
+                line += [cell, *([None] * 4 if i in wide else [])]
+        out.writerow(line)
+    return text.getvalue()
+
+
+def as_markdown(table: Table) -> str:
+    """As on the page."""
+    lines = [[column.title for column in table.columns], ["---:" if n else "---" for n in numeric(table)]]
+    lines += [texts(table, row) for row in table.rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def as_latex(table: Table) -> str:
+    """A ``tabular`` with the rules of booktabs."""
+    form = "".join("r" if is_number else "l" for is_number in numeric(table))
+    lines = [f"% {table.title}. Needs \\usepackage{{booktabs}}.", f"\\begin{{tabular}}{{{form}}}", "\\toprule"]
+    lines.append(" & ".join(_tex(column.title) for column in table.columns) + r" \\")
+    lines.append("\\midrule")
+    lines += [" & ".join(_tex(cell) for cell in texts(table, row)) + r" \\" for row in table.rows]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def texts(table: Table, row: Sequence[Cell]) -> list[str]:
+    """The cells of a row as they are read: means with their deviation, shares in percent."""
+    return [_shown(cell, column.metric) for cell, column in zip(row, table.columns, strict=True)]
+
+
+def _shown(cell: Cell, metric: str) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, Mean):
+        return wording.mean_sd(cell, metric)
+    if isinstance(cell, float):
+        if metric == "p":
+            return wording.p_value(cell).removeprefix("p = ").removeprefix("p ")
+        if metric == "d":
+            return f"{cell:.2f}".replace("-", "−")
+        if metric.startswith("difference:"):
+            return wording.difference(cell, metric.partition(":")[2]).removesuffix(" points")
+        return wording.shown(cell, metric).removesuffix(" %")
+    return f"{cell:,}" if isinstance(cell, int) else cell
+
+
+def _with_means(table: Table) -> set[int]:
+    return {i for row in table.rows for i, cell in enumerate(row) if isinstance(cell, Mean)}
+
+
+def numeric(table: Table) -> list[bool]:
+    """The columns without a text."""
+    return [
+        bool(table.rows) and all(not isinstance(row[i], str) for row in table.rows) for i in range(len(table.columns))
+    ]
+
+
+def _tex(text: str) -> str:
+    if " ± " in text:
+        mean, _, sd = text.partition(" ± ")
+        return f"${mean} \\pm {sd}$"
+    for found, escaped in (
+        ("\\", r"\textbackslash "),
+        ("&", r"\&"),
+        ("%", r"\%"),
+        ("_", r"\_"),
+        ("#", r"\#"),
+        ("$", r"\$"),
+    ):
+        text = text.replace(found, escaped)
+    return text.replace("<", "$<$").replace("−", "$-$")

@@ -1,0 +1,1 @@
+"""Where bytes lie: folders and buckets, atomic writes, locks, leases, addresses."""

@@ -1,0 +1,110 @@
+"""Pruned networks on disk: tensors in ``model.safetensors`` and what was cut in ``cut.json``, no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from orchestrator.surgery.cutting import CannotCut, cut
+from orchestrator.surgery.selection import ChannelSelection
+
+_TENSORS = "model.safetensors"
+_CUT = "cut.json"
+_FORMAT = 1
+
+
+class DamagedModel(ValueError):
+    """A saved network that is not whole, or not the one asked for."""
+
+
+def save_pruned(folder: Path, model: nn.Module, cut: Mapping[str, Any]) -> None:
+    """Write a pruned network; ``cut`` holds what JSON can, and under ``kept`` the units that each channel group keeps.
+
+    Of pruned weights ``kept`` is None: their zeros are saved with the others.
+
+    Both files appear whole or not at all, ``cut.json`` last: where it stands beside the tensors it names, the save is
+    complete. Tensors are stored contiguous, on the CPU, and each by itself where the network shares them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _state(model).items()}
+    _write(folder / _TENSORS, lambda path: safetensors.torch.save_file(state, path))
+    described = {"format": _FORMAT, **cut, "sha256": _digest(folder / _TENSORS)}
+    text = json.dumps(described, indent=1, sort_keys=True, allow_nan=False)
+    _write(folder / _CUT, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def rebuild(dense_model: nn.Module, example: Tensor, folder: Path) -> nn.Module:
+    """The saved network: ``dense_model``, freshly built, cut the same way and given the saved tensors.
+
+    ``example`` is a batch as the network takes it; the result is on the device of ``dense_model``, which is untouched.
+    Raises :class:`DamagedModel` where a file is missing, unreadable, not of the other's save, or of another network.
+    """
+    described = _read_cut(folder / _CUT)
+    path = folder / _TENSORS
+    if not path.is_file():
+        raise DamagedModel(f"{path}: missing")
+    if _digest(path) != described.get("sha256"):
+        raise DamagedModel(f"{path}: not the file that {_CUT} was written for")
+    kept = described.get("kept") or {}
+    try:
+        selection = ChannelSelection({name: tuple(units) for name, units in kept.items()})
+        model = cut(dense_model, example, selection)
+    except (CannotCut, AttributeError, TypeError) as error:
+        raise DamagedModel(f"{folder / _CUT}: does not fit the network: {error}") from error
+    try:
+        state = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise DamagedModel(f"{path}: {error}") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in _state(model).items()}
+    for name in sorted(expected.keys() ^ state.keys()):
+        raise DamagedModel(f"{path}: tensor {name!r} is {'missing' if name in expected else 'not of this network'}")
+    for name, shape in expected.items():
+        if tuple(state[name].shape) != shape:
+            raise DamagedModel(f"{path}: tensor {name!r} has shape {tuple(state[name].shape)}, not {shape}")
+    model.load_state_dict(state)
+    return model
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _read_cut(path: Path) -> dict[str, Any]:
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DamagedModel(f"{path}: missing") from None
+    except ValueError as error:
+        raise DamagedModel(f"{path}: {error}") from error
+    if not isinstance(described, dict) or described.get("format") != _FORMAT:
+        raise DamagedModel(f"{path}: not a description of a cut in format {_FORMAT}")
+    return described
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        # mkstemp makes files for their owner alone; results are shared like any other file.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

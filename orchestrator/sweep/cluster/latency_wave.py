@@ -1,0 +1,51 @@
+"""The measuring wave: after the trials, one at a time, alone on a device that nothing else may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from orchestrator.records.bucket_sync import refresh_trial
+from orchestrator.records.records import Latency, write_latency
+from orchestrator.spec.search_space import Resources
+from orchestrator.storage.uri import address_of, store_folder
+from orchestrator.sweep.worker.latency import measure
+
+
+def measure_all(folders: Sequence[Path], resources: Resources, measured: Callable[[Path, str | None], None]) -> None:
+    """Measure the latency of every finished trial in turn and record it.
+
+    One worker holds all CPUs of a node (and a whole GPU where trials have GPUs), so nothing runs beside it.
+    `measured` is called after each, with what went wrong if anything did.
+    """
+    needs = {"num_cpus": _cpus_of_a_node(resources), "num_gpus": 1 if resources.gpus else 0}
+    worker: Any = ray.remote(_Stopwatch).options(**needs).remote(max(1, int(resources.cpus)))
+    for folder in folders:
+        error: str | None = None
+        try:
+            found = ray.get(worker.measure.remote(address_of(folder)))
+            write_latency(folder, Latency.model_validate(found))
+        except ray.exceptions.RayTaskError as problem:
+            error = str(problem.cause)
+        measured(folder, error)
+    ray.kill(worker)
+
+
+def _cpus_of_a_node(resources: Resources) -> float:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fitting = [node for node in nodes if not resources.gpus or node.get("GPU", 0) > 0]
+    return float(min((node.get("CPU", 1) for node in fitting), default=1))
+
+
+class _Stopwatch:
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._device = "cuda" if ray.get_gpu_ids() else "cpu"
+
+    def measure(self, folder: str) -> dict[str, Any]:
+        place = store_folder(folder)
+        refresh_trial(place)
+        return measure(place, self._device, self._threads).model_dump()

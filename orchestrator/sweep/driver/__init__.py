@@ -1,0 +1,1 @@
+"""What the driver decides, without Ray: jobs, allocation, suggestions, display."""

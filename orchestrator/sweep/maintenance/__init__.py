@@ -1,0 +1,1 @@
+"""Status, garbage collection, and views rebuilt from the records."""

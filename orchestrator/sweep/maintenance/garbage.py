@@ -1,0 +1,208 @@
+"""What no sweep of a store needs any more: stage outputs of no trial, and what killed processes left behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.records.bucket_sync import refresh, sweeps_of
+from orchestrator.records.records import DamagedRecord, read_results
+from orchestrator.spec.errors import SpecError
+from orchestrator.spec.search_space import SearchSpace
+from orchestrator.storage.bucket import bucket_of
+from orchestrator.storage.driver_lock import DriverAtWork, without_driver
+from orchestrator.storage.uri import address_of
+from orchestrator.sweep.maintenance.bucket_garbage import left_in_bucket
+from orchestrator.sweep.planning import STAGE_NAMES, plan, stages_of
+
+_KEY = re.compile(r"[0-9a-f]{12}")
+_DRAFT_OF_STAGE = re.compile(r"\.([0-9a-f]{12})-[0-9a-z]+")
+_LOCK_OF_STAGE = re.compile(r"\.([0-9a-f]{12})\.lock")
+_DRAFT = re.compile(
+    r"\..+\.tmp|\..+\.claim|\.(model\.safetensors|cut\.json)\.\w+|\.searchspace\.yaml\.\d+|\.preflight-[0-9a-f-]+"
+)
+_DRAFT_SECONDS = 600.0
+"""A worker may outlive its driver and still be writing; a draft that was not touched for so long has no writer."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One thing that was removed, or would be."""
+
+    path: Path
+    what: str
+    """``orphaned <stage>``, ``draft`` or ``lock``."""
+    bytes: int
+    in_bucket: bool = False
+    """Rather than in the folder, or the mirror, of this machine."""
+
+
+@dataclass
+class Cleaning:
+    """What was done, and why not more."""
+
+    removed: list[Removal] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    """Lines that say what was left alone, and why."""
+
+
+def clean(out: Path, *, dry_run: bool = False) -> Cleaning:
+    """Remove what no sweep needs. Sweeps that are running are never touched; others cannot start meanwhile.
+
+    A stage output is needed if a recorded trial came from it, or a planned one will: of every search space in the
+    store, those beside ``searchspace.yaml`` from earlier runs included. Where that cannot be told of one sweep, every
+    stage output stays. Of a store in a bucket, the bucket and this machine's mirror are cleaned.
+    """
+    done = Cleaning()
+    bucket = bucket_of(out)
+    if bucket is not None:
+        for name in sweeps_of(out):
+            refresh(out / name)
+    sweeps = sorted({path.parent for path in out.glob("*/searchspace*.yaml") if not path.parent.is_symlink()})
+    with ExitStack() as locks:
+        idle = []
+        for folder in sweeps:
+            try:
+                locks.enter_context(without_driver(folder))
+                idle.append(folder)
+            except DriverAtWork as busy:
+                done.kept.append(f"{busy}; its folder, and all drafts and locks of the cache, stay")
+        needed = _needed(sweeps, done.kept)
+        found: list[Removal] = []
+        if needed is not None:
+            found += _orphans(out / "cache", needed)
+        if len(idle) == len(sweeps):
+            found += _left_in_cache(out / "cache")
+            found += _drafts(out.glob(".preflight-*"))
+        if bucket is not None:
+            left = left_in_bucket(bucket, out, needed, idle=len(idle) == len(sweeps), seconds=_DRAFT_SECONDS)
+            found += [Removal(path, what, size, in_bucket=True) for path, what, size in left]
+        for folder in idle:
+            found += _drafts(path for path in _below(folder) if path.is_file())
+        done.removed = [removal for removal in found if dry_run or _remove(removal)]
+    return done
+
+
+def told(done: Cleaning, *, dry_run: bool) -> list[str]:
+    """What was done, in lines: every stage output and draft by its path, locks by their number, the sum at the end."""
+    verb = "would remove" if dry_run else "removed"
+    lines = [f"kept: {line}" for line in done.kept]
+    shown = [removal for removal in done.removed if removal.what != "lock"]
+    for removal in shown:
+        place = address_of(removal.path) if removal.in_bucket else removal.path
+        lines.append(f"{verb} {removal.what} {place} ({removal.bytes:,} bytes)")
+    total = sum(removal.bytes for removal in done.removed)
+    locks = len(done.removed) - len(shown)
+    return [*lines, f"{verb} {len(shown)} entries and {locks} locks, {total:,} bytes"]
+
+
+def _needed(sweeps: Iterable[Path], kept: list[str]) -> set[tuple[str, str]] | None:
+    """Stages (name and key) of every trial that is recorded or planned; None where that cannot be told."""
+    needed: set[tuple[str, str]] = set()
+    known = True
+    for folder in sweeps:
+        try:
+            for result in read_results(folder):
+                needed |= {(stage.name, stage.key) for stage in stages_of(result.spec)}
+            for path in sorted(folder.glob("searchspace*.yaml")):
+                planned = plan(SearchSpace.load(path), folder)
+                needed |= {(stage.name, stage.key) for stage in planned.stages}
+                if planned.to_draw:
+                    kept.append(f"{path}: {planned.to_draw} trials still to be drawn: every stage output stays")
+                    known = False
+        except (SpecError, DamagedRecord, KeyError, ValueError) as error:
+            kept.append(f"{folder}: it cannot be told which stages it needs, so every stage output stays: {error}")
+            known = False
+    return needed if known else None
+
+
+def _orphans(cache: Path, needed: set[tuple[str, str]]) -> Iterator[Removal]:
+    for name in STAGE_NAMES:
+        for folder in _children(cache / name):
+            if _KEY.fullmatch(folder.name) and folder.is_dir() and (name, folder.name) not in needed:
+                yield Removal(folder, f"orphaned {name.replace('_', ' ')}", _size(folder))
+
+
+def _left_in_cache(cache: Path) -> Iterator[Removal]:
+    for name in STAGE_NAMES:
+        for path in _children(cache / name):
+            if _DRAFT_OF_STAGE.fullmatch(path.name) and path.is_dir() and _is_old(path):
+                yield Removal(path, "draft", _size(path))
+            elif _LOCK_OF_STAGE.fullmatch(path.name) and path.is_file():
+                yield Removal(path, "lock", _size(path))
+
+
+def _drafts(paths: Iterable[Path]) -> Iterator[Removal]:
+    for path in paths:
+        if _DRAFT.fullmatch(path.name) and not path.is_symlink() and _is_old(path):
+            yield Removal(path, "draft", _size(path))
+
+
+def _remove(removal: Removal) -> bool:
+    """False where somebody came first, or holds what looked abandoned."""
+    path = removal.path
+    if removal.in_bucket:
+        bucket = bucket_of(path)
+        if bucket is not None:
+            bucket.clear(path)
+            bucket.remove(path)
+        return True
+    try:
+        if removal.what == "lock":
+            with _held(path):
+                path.unlink()
+        elif path.is_dir():
+            # Out of sight first: a reader finds all of a stage's output or none of it.
+            grave = path.with_name(f".{path.name.strip('.').partition('-')[0]}-{secrets.token_hex(4)}")
+            os.rename(path, grave)
+            shutil.rmtree(grave)
+        else:
+            path.unlink()
+    except (FileNotFoundError, BlockingIOError):
+        return False
+    return True
+
+
+@contextmanager
+def _held(lock: Path) -> Iterator[None]:
+    with open(lock, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.is_symlink())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Every path under a folder; links are not followed."""
+    for root, _, names in os.walk(folder):
+        yield from (Path(root, name) for name in names)
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        newest = max(inner.lstat().st_mtime for inner in [path, *_below(path)])
+    except FileNotFoundError:
+        return False
+    return time.time() - newest > _DRAFT_SECONDS
+
+
+def _size(path: Path) -> int:
+    total = 0
+    for inner in [path, *_below(path)]:
+        with suppress(FileNotFoundError):
+            if not inner.is_dir():
+                total += inner.lstat().st_size
+    return total

@@ -1,0 +1,51 @@
+"""The views of a sweep, made again from its records: after MLflow was away, or when a view was lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.records.mlflow.view import MlflowFailure, MlflowView, tracking_uri
+from orchestrator.records.records import recorded_ids
+from orchestrator.records.views import ViewWriter
+from orchestrator.spec.redacting import redacted
+from orchestrator.spec.search_space import SearchSpace
+from orchestrator.storage.driver_lock import without_driver
+from orchestrator.sweep.planning import plan
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What the views show now."""
+
+    trials: int
+    discarded: int
+    """Runs of trials that have no record any more."""
+    uri: str
+    """Of MLflow, without secrets."""
+    warnings: list[str]
+    """A line for each view that is not complete."""
+
+
+def sync(folder: Path) -> Synced:
+    """Bring Parquet and MLflow to what the records of a sweep say; doing it again changes nothing.
+
+    Raises:
+        DriverAtWork: the sweep is running; its driver keeps the views.
+        SpecError: its search space cannot be read.
+    """
+    path = folder / "searchspace.yaml"
+    space = SearchSpace.load(path)
+    out = folder.resolve().parent
+    with without_driver(folder):
+        recorded = recorded_ids(folder)
+        complete = plan(space, folder).total <= len(recorded)
+        writer = ViewWriter(out, space.name, question=space.question or "", searchspace=path.read_text("utf-8"))
+        warnings = writer.close("FINISHED" if complete else "KILLED")
+        discarded = 0
+        if not warnings:
+            try:
+                discarded = MlflowView(out, space.name).discard_all_but(recorded)
+            except MlflowFailure as error:
+                warnings.append(f"MLflow view is not complete: {error}")
+    return Synced(len(recorded), discarded, redacted(tracking_uri(out)), warnings)

@@ -1,0 +1,1 @@
+"""Searches: how points are taken from a search space."""

@@ -1,0 +1,1 @@
+"""Searches that learn from recorded trials: Optuna, asked and told."""

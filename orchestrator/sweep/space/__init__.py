@@ -1,0 +1,1 @@
+"""From a search space to trial specs: arms, points, resolution."""

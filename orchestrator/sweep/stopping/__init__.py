@@ -1,0 +1,1 @@
+"""Stoppers: which trials end early."""

@@ -1,0 +1,59 @@
+"""What a search is told of an ended trial: validation figures, sizes, latencies."""
+
+import pytest
+
+from orchestrator.records.records import Latency
+from orchestrator.spec.errors import SpecError
+from orchestrator.spec.result import EpochRow, TrialResult
+from orchestrator.spec.search_space import SearchSpace
+from orchestrator.sweep.planning import plan
+from orchestrator.sweep.search.observation import Judgement, judge, violation
+from orchestrator.sweep.space.resolve import resolve
+
+BASE = {"model": "lenet5", "data": "digits", "method": "l1_norm", "target": {"sparsity": 0.5}}
+SPEC = resolve(BASE)
+DENSE = EpochRow(stage="baseline", epoch=0, lr=0.1, train_loss=1, train_accuracy=1, val_accuracy=0.9, seconds=1)
+DONE = TrialResult(
+    trial_id=SPEC.trial_id,
+    spec=SPEC,
+    status="done",
+    metrics={"accuracy": 0.99, "val_accuracy": 0.8, "macs": 50.0, "mac_sparsity": 0.4},
+    epochs=[DENSE],
+)
+
+
+def space(objectives: dict[str, str], constraints: dict[str, str] | None = None, search: str = "tpe") -> SearchSpace:
+    told = {"objectives": objectives, "constraints": constraints or {}}
+    axes = {"target.sparsity": {"low": 0.1, "high": 0.9}}
+    return SearchSpace.parse({"name": "s", "base": BASE, "axes": axes, "search": {"name": search, "trials": 9}, **told})
+
+
+def test_the_test_set_decides_nothing() -> None:
+    told = judge(space({"accuracy": "max", "accuracy_drop": "min", "macs": "min"}), DONE, None)
+    assert told.values == pytest.approx((0.8, 0.1, 50.0))
+    with pytest.raises(SpecError, match=r"objectives\.top5_accuracy.*val_accuracy"):
+        plan(space({"top5_accuracy": "max"}))
+
+
+def test_a_broken_constraint_is_told_by_how_much_of_its_bound() -> None:
+    told = judge(space({"accuracy": "max"}, {"mac_sparsity": ">= 0.5", "macs": "<= 100"}), DONE, None)
+    assert told.violations == pytest.approx({"mac_sparsity": 0.2, "macs": -0.5})
+    assert violation("< 5", 5.0) > 0
+    assert violation("<= 5", 5.0) == 0
+    assert violation("> 0", -0.5) == 0.5
+
+
+def test_what_is_asked_for_and_not_there_fails_the_trial_for_the_search() -> None:
+    this = space({"accuracy": "max"}, {"latency_ms": "<= 2"})
+    assert judge(this, DONE, None) == Judgement("failed")
+    told = judge(this, DONE, Latency(latency_ms=1.0, latency_ms_std=0.1))
+    assert (told.state, told.violations) == ("complete", {"latency_ms": -0.5})
+    assert judge(this, DONE.model_copy(update={"status": "diverged"}), None) == Judgement("failed")
+
+
+def test_a_stopped_trial_tells_its_last_value_and_what_it_broke() -> None:
+    stopped = DONE.model_copy(update={"status": "stopped", "stopped_at": 0.5})
+    told = judge(space({"accuracy": "max"}, {"mac_sparsity": ">= 0.5", "latency_ms": "<= 2"}), stopped, None)
+    assert (told.state, told.values, told.share) == ("stopped", (0.8,), 0.5)
+    assert told.violations == pytest.approx({"mac_sparsity": 0.2})
+    assert judge(space({"accuracy": "max", "macs": "min"}), stopped, None).values == ()

@@ -24,7 +24,7 @@ def layers() -> list[set[str]]:
 def test_the_readme_maps_every_part_in_import_order() -> None:
     readme = (ROOT / "README.md").read_text()
     block = readme.split("## The code", 1)[1].split("```")[1]
-    mapped = [re.sub(r"[/.].*", "", line.split()[0]) for line in block.splitlines() if line.startswith("  ")]
+    mapped = [re.sub(r"[/.].*", "", line.split()[0]) for line in block.splitlines() if re.match(r"  \S", line)]
     assert set(mapped) == parts()
     rank = {name: i for i, layer in enumerate(layers()) for name in layer}
     ranks = [rank[name] for name in mapped]

@@ -28,10 +28,10 @@ from orchestrator.records.records import read_results
 from orchestrator.report.charts.model import XY, Series
 from orchestrator.report.svg import draw
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.sweep.search.adaptive.ask_tell import Exhausted, Proposer, random_points
-from orchestrator.sweep.search.observation import Judgement, violation
-from orchestrator.sweep.space.arms import joined_arms
-from orchestrator.sweep.stopping.policy import Progress, Referee, epochs_at, retraining
+from orchestrator.sweep.search.adaptive.ask_tell import AskTell, Exhausted, random_points
+from orchestrator.sweep.search.observation import Observation, violation
+from orchestrator.sweep.space.arms import expand_arms
+from orchestrator.sweep.stopping.policy import Progress, StoppingPolicy, epochs_at, retraining
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "results/search_table.csv"
@@ -117,11 +117,11 @@ def entries(path: Path) -> dict[str, Entry]:
 
 
 def drawn(
-    search: str, seed: int, table: dict[str, Entry], judge: Callable[[Entry], Judgement], **parts: Any
+    search: str, seed: int, table: dict[str, Entry], judge: Callable[[Entry], Observation], **parts: Any
 ) -> Iterator[Entry]:
     """The trials a search draws, in order, each once."""
     this = space(search={"name": search, "trials": TRIALS, "seed": seed}, **parts)
-    arms = joined_arms(this)
+    arms = expand_arms(this)
     if search == "random":
         order = (arms[index].trial(point) for index, point in random_points([arm.axes for arm in arms], 10_000, seed))
         seen: set[str] = set()
@@ -130,10 +130,10 @@ def drawn(
                 seen.add(trial.trial_id)
                 yield table[trial.trial_id]
         return
-    proposer = Proposer(this, arms)
+    proposer = AskTell(this, arms)
     while True:
         try:
-            trial = proposer.propose()
+            trial = proposer.ask()
         except Exhausted:
             return
         yield table[trial.trial_id]
@@ -153,8 +153,8 @@ def fronts(table: dict[str, Entry]) -> dict[str, list[list[float]]]:
     whole = volume(list(table.values()))
     objectives = {"accuracy": "max", "macs": "min"}
 
-    def judge(entry: Entry) -> Judgement:
-        return Judgement("complete", (entry.val_accuracy, entry.macs))
+    def judge(entry: Entry) -> Observation:
+        return Observation("complete", (entry.val_accuracy, entry.macs))
 
     found: dict[str, list[list[float]]] = {}
     for search in ("random", "tpe", "nsga2"):
@@ -169,8 +169,8 @@ def bests(table: dict[str, Entry], bound: str) -> dict[str, list[list[float]]]:
     allowed = {e.trial_id for e in table.values() if violation(bound, 1 - e.macs) <= 0}
     top = max(table[trial_id].val_accuracy for trial_id in allowed)
 
-    def judge(entry: Entry) -> Judgement:
-        return Judgement("complete", (entry.val_accuracy,), {"mac_sparsity": violation(bound, 1 - entry.macs)})
+    def judge(entry: Entry) -> Observation:
+        return Observation("complete", (entry.val_accuracy,), {"mac_sparsity": violation(bound, 1 - entry.macs)})
 
     found: dict[str, list[list[float]]] = {}
     for search in ("random", "tpe"):
@@ -183,7 +183,7 @@ def bests(table: dict[str, Entry], bound: str) -> dict[str, list[list[float]]]:
 
 def stopped(table: dict[str, Entry], seed: int, **parts: Any) -> tuple[float, list[Entry]]:
     """Share of all epochs that were trained under a stopper, and the trials that were trained to their end."""
-    referee = Referee(space(**parts))
+    policy = StoppingPolicy(space(**parts))
     order = list(table.values())
     random.Random(seed).shuffle(order)
     waiting, running, finished, epochs = iter(order), [], [], 0
@@ -198,10 +198,10 @@ def stopped(table: dict[str, Entry], seed: int, **parts: Any) -> tuple[float, li
         if ended:
             finished.append(entry)
         else:
-            for index, rung in enumerate(referee.rungs):
+            for index, rung in enumerate(policy.rungs):
                 if epochs_at(rung, total) == done:
                     told = Progress(entry.trial_id, index, entry.curve[:done], {"macs": entry.macs})
-                    ended = referee.decide(told) is not None
+                    ended = policy.decide(told) is not None
         follows = next(waiting, None) if ended else entry
         if follows is not None:
             heapq.heappush(running, (now + 1.0, worker, follows, 1 if ended else done + 1))

@@ -50,7 +50,7 @@ def refresh_trial(trial_folder: Path) -> None:
         bucket.fetch(trial_folder, lambda name: not name.startswith("."), lambda name: False)
 
 
-def publish(paths: Iterable[Path]) -> None:
+def upload(paths: Iterable[Path]) -> None:
     """Send files that were written here to the bucket, in this order."""
     for path in paths:
         bucket = bucket_of(path)
@@ -70,13 +70,13 @@ def _is_record(name: str) -> bool:
     return _RECORDS.fullmatch(name) is not None
 
 
-def post(path: Path, text: str) -> None:
+def write_marker(path: Path, text: str) -> None:
     """Leave a small file that another process, perhaps on another machine, looks for."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def posted(path: Path) -> str | None:
+def read_marker(path: Path) -> str | None:
     """What another process left, or None."""
     try:
         return path.read_text(encoding="utf-8")
@@ -86,7 +86,7 @@ def posted(path: Path) -> str | None:
         return None if found is None else found.decode()
 
 
-def withdraw(path: Path) -> None:
+def delete_marker(path: Path) -> None:
     """Take away what was left, if anything was."""
     path.unlink(missing_ok=True)
     bucket = bucket_of(path)

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.records.record_stamps import stamps_of
+from orchestrator.records.record_fingerprints import record_fingerprints
 from orchestrator.records.records import Latency, read_latency, read_results
 from orchestrator.spec.redacting import redacted_values
 from orchestrator.spec.result import LATENCY_METRICS, METRICS, EpochRow, LayerRow, TrialResult
@@ -203,7 +203,7 @@ def _point_column(values: list[Any]) -> pa.Array:
 def _fingerprint(sweep_folder: Path) -> bytes:
     """Changes whenever a record or a measurement comes, goes or is replaced; reads none of them."""
     digest = hashlib.sha256(VIEWS_VERSION.encode())
-    for trial_id, stamp in stamps_of(sweep_folder).items():
+    for trial_id, stamp in record_fingerprints(sweep_folder).items():
         digest.update(f"{trial_id} {stamp}\n".encode())
     return digest.hexdigest().encode()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.records.mlflow.view import MlflowFailure, MlflowView, ParentStatus
 from orchestrator.records.parquet import load_results, write_views
-from orchestrator.records.record_stamps import stamp_of
+from orchestrator.records.record_fingerprints import record_fingerprint
 from orchestrator.records.records import RESULT, DamagedRecord, Latency, read_latency, read_result, recorded_ids
 from orchestrator.records.sweep_summary import summary_of
 from orchestrator.spec.redacting import redacted
@@ -143,7 +143,7 @@ class ViewWriter:
         problem: Exception | None = None
         self._unreachable = False
         # Taken before the records are read: one that is replaced meanwhile is looked at again.
-        stamps = {trial_id: stamp_of(self._folder / "trials" / trial_id) for trial_id in self._waiting}
+        stamps = {trial_id: record_fingerprint(self._folder / "trials" / trial_id) for trial_id in self._waiting}
         left: list[str] = []
         try:
             left = self._mlflow.lacking(stamps)

@@ -11,7 +11,7 @@ import yaml
 from orchestrator.analysis.aggregate import Setting
 from orchestrator.report import formatting as wording
 from orchestrator.report.conclusions import OFF_TARGET
-from orchestrator.report.data import FEWEST_SEEDS, Evidence
+from orchestrator.report.data import FEWEST_SEEDS, ReportData
 
 FEWEST_POINTS = 5
 RANDOM = ("random",)
@@ -33,7 +33,7 @@ class Check:
         return "pass" if self.passed else "missing"
 
 
-def checks(evidence: Evidence) -> list[Check]:
+def checks(evidence: ReportData) -> list[Check]:
     """Every line of the checklist, those that are missing with what to add."""
     return [
         _dense_control(evidence),
@@ -53,7 +53,7 @@ def magnitude(quantity: str) -> tuple[str, ...]:
     return _MAGNITUDE["weights" if quantity == "weights" else "channels"]
 
 
-def missing_targets(evidence: Evidence, control: Callable[[str], tuple[str, ...]]) -> dict[str, list[float]]:
+def missing_targets(evidence: ReportData, control: Callable[[str], tuple[str, ...]]) -> dict[str, list[float]]:
     """The shares that some method removed and the control did not, by quantity."""
     asked: dict[tuple[str, float], set[str]] = {}
     for setting in evidence.settings:
@@ -68,7 +68,7 @@ def missing_targets(evidence: Evidence, control: Callable[[str], tuple[str, ...]
     return found
 
 
-def _dense_control(evidence: Evidence) -> Check:
+def _dense_control(evidence: ReportData) -> Check:
     name = "dense control"
     retrained = [s for s in evidence.settings if s.rows and s.point.get("target.sparsity") == 0]
     measured = [row["dense_accuracy"] for row in evidence.done if row.get("dense_accuracy") is not None]
@@ -81,7 +81,7 @@ def _dense_control(evidence: Evidence) -> Check:
     return Check(name, False, f"{text}; it was not given the epochs of retraining that the pruned ones had.", arm)
 
 
-def _control(evidence: Evidence, name: str, control: Callable[[str], tuple[str, ...]]) -> Check:
+def _control(evidence: ReportData, name: str, control: Callable[[str], tuple[str, ...]]) -> Check:
     lacking = missing_targets(evidence, control)
     quantities = {str(s.point.get("target.quantity")) for s in evidence.settings if "target.sparsity" in s.point}
     if not quantities:
@@ -98,7 +98,7 @@ def _control(evidence: Evidence, name: str, control: Callable[[str], tuple[str, 
     return Check(name, False, f"No {name} at {told}.", _one_list(arms))
 
 
-def _seeds(evidence: Evidence) -> Check:
+def _seeds(evidence: ReportData) -> Check:
     name = f"at least {FEWEST_SEEDS} seeds"
     counts = [len(setting.rows) for setting in evidence.settings]
     few = sum(count < FEWEST_SEEDS for count in counts)
@@ -108,7 +108,7 @@ def _seeds(evidence: Evidence) -> Check:
     return Check(name, False, found, _axes("seed", list(range(FEWEST_SEEDS))))
 
 
-def _operating_points(evidence: Evidence) -> Check:
+def _operating_points(evidence: ReportData) -> Check:
     name = f"at least {FEWEST_POINTS} operating points"
     points: dict[str, set[float]] = {}
     for setting in evidence.settings:
@@ -123,7 +123,7 @@ def _operating_points(evidence: Evidence) -> Check:
     return Check(name, False, f"{len(few)} arms have fewer: {told}.", _axes("target.sparsity", shares))
 
 
-def _both_costs(evidence: Evidence) -> Check:
+def _both_costs(evidence: ReportData) -> Check:
     name = "compression ratio and theoretical speed-up"
     without = sum(any(row.get(m) is None for m in ("compression_ratio", "mac_sparsity")) for row in evidence.done)
     if evidence.done and not without:
@@ -131,7 +131,7 @@ def _both_costs(evidence: Evidence) -> Check:
     return Check(name, False, f"{without} finished trials lack one of them.", "")
 
 
-def _latency(evidence: Evidence) -> Check:
+def _latency(evidence: ReportData) -> Check:
     name = "measured latency"
     measured = [row for row in evidence.done if row.get("latency_ms") is not None]
     if measured and len(measured) == len(evidence.done):
@@ -144,7 +144,7 @@ def _latency(evidence: Evidence) -> Check:
     return Check(name, False, found, again)
 
 
-def _validation(evidence: Evidence) -> Check:
+def _validation(evidence: ReportData) -> Check:
     name = "validation images for choices"
     without = sum(row.get("val_accuracy") is None for row in evidence.done)
     if evidence.done and not without:
@@ -152,7 +152,7 @@ def _validation(evidence: Evidence) -> Check:
     return Check(name, False, f"{without} finished trials have no validation accuracy.", "")
 
 
-def _achieved(evidence: Evidence) -> Check:
+def _achieved(evidence: ReportData) -> Check:
     name = "achieved sparsity as requested"
     pairs = [
         (abs(row["achieved_sparsity"] - row["target_sparsity"]), row)
@@ -169,11 +169,11 @@ def _achieved(evidence: Evidence) -> Check:
     return Check(name, False, f"{off} trials are more than {100 * OFF_TARGET:.0f} points off; {told}.", "")
 
 
-def _all_rows(evidence: Evidence, setting: Setting) -> Sequence[Any]:
+def _all_rows(evidence: ReportData, setting: Setting) -> Sequence[Any]:
     return setting.rows or [row for row in evidence.rows if str(row.get("arm") or row.get("method")) == setting.arm]
 
 
-def _quantity(evidence: Evidence) -> str:
+def _quantity(evidence: ReportData) -> str:
     quantities = [str(s.point["target.quantity"]) for s in evidence.settings if s.point.get("target.quantity")]
     return max(quantities, key=quantities.count) if quantities else "macs"
 

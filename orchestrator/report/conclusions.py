@@ -12,7 +12,7 @@ from orchestrator.analysis.pareto import best_under
 from orchestrator.analysis.rankings import Contest, contests, ranked, smallest_difference
 from orchestrator.analysis.sensitivity.factors import SEED_NOISE, Importance
 from orchestrator.report import formatting as wording
-from orchestrator.report.data import FEWEST_SEEDS, Evidence, is_dense
+from orchestrator.report.data import FEWEST_SEEDS, ReportData, is_dense
 
 ALPHA = 0.05
 OFF_TARGET = 0.02
@@ -34,7 +34,7 @@ class Answer:
     contests: tuple[Contest, ...]
 
 
-def answer(evidence: Evidence, importances: Sequence[Importance]) -> Answer:
+def answer(evidence: ReportData, importances: Sequence[Importance]) -> Answer:
     """The sentences a report opens with.
 
     Raises:
@@ -60,7 +60,7 @@ def answer(evidence: Evidence, importances: Sequence[Importance]) -> Answer:
     )
 
 
-def best_setting(evidence: Evidence) -> Setting | None:
+def best_setting(evidence: ReportData) -> Setting | None:
     """The setting with the best mean of what settings are chosen by, within the constraints of the search space."""
     constraints = evidence.space.constraints
     rows = []
@@ -100,7 +100,7 @@ def figures(one: Difference, metric: str) -> str:
     return ", ".join([*parts, f"n = {one.n}"])
 
 
-def _headline(evidence: Evidence, best: Setting) -> str:
+def _headline(evidence: ReportData, best: Setting) -> str:
     metric, mean = evidence.metric, best.metric(evidence.metric)
     within = ", ".join(f"{_called(name)} {text}" for name, text in evidence.space.constraints.items())
     chosen = " on the validation images" if evidence.choice == "val_accuracy" else ""
@@ -126,7 +126,7 @@ def _fewer(share: float) -> str:
     return "as many MACs as the dense network" if abs(share) < 0.0005 else f"{100 * share:.1f} % fewer MACs"
 
 
-def _beside_dense(evidence: Evidence, best: Setting) -> str:
+def _beside_dense(evidence: ReportData, best: Setting) -> str:
     metric = evidence.metric
     if metric != "accuracy" or not any(row.get("dense_accuracy") is not None for row in best.rows):
         return ""
@@ -140,7 +140,7 @@ def _beside_dense(evidence: Evidence, best: Setting) -> str:
     )
 
 
-def _beside_control(evidence: Evidence, best: Setting) -> str:
+def _beside_control(evidence: ReportData, best: Setting) -> str:
     same = ("model", "data", "retrain", "retrain.epochs")
     controls = [
         s
@@ -157,7 +157,7 @@ def _beside_control(evidence: Evidence, best: Setting) -> str:
     )
 
 
-def _beside_runner_up(evidence: Evidence, best: Setting) -> str:
+def _beside_runner_up(evidence: ReportData, best: Setting) -> str:
     among = [setting for setting in evidence.candidates if _network(setting) == _network(best)]
     order = ranked(among, evidence.choice, evidence.direction)
     others = [setting for setting in order if setting is not best]
@@ -171,7 +171,7 @@ def _beside_runner_up(evidence: Evidence, best: Setting) -> str:
     )
 
 
-def _by_target(held: Sequence[Contest], evidence: Evidence) -> list[str]:
+def _by_target(held: Sequence[Contest], evidence: ReportData) -> list[str]:
     if not held or (len(held) == 1 and len(evidence.settings) == len(held[0].ranked)):
         return []  # the runner-up was told already
     told = [one for one in held if one.difference is not None and verdict(one.difference) == BEYOND]
@@ -220,7 +220,7 @@ def _knob(importances: Sequence[Importance], metric: str) -> str:
     return f"{text}; not clearly above them: {_listed(below)}." if below else f"{text}."
 
 
-def _limits(evidence: Evidence, held: Sequence[Contest]) -> list[str]:
+def _limits(evidence: ReportData, held: Sequence[Contest]) -> list[str]:
     found = []
     for status, group in groupby(sorted(str(r["status"]) for r in evidence.rows if r["status"] != "done")):
         found.append(
@@ -261,7 +261,7 @@ def _limits(evidence: Evidence, held: Sequence[Contest]) -> list[str]:
     return found
 
 
-def _off_target(evidence: Evidence) -> list[str]:
+def _off_target(evidence: ReportData) -> list[str]:
     off = [row for row in evidence.done if _distance(row) > OFF_TARGET]
     if not off:
         return []
@@ -281,7 +281,7 @@ def _network(setting: Setting) -> tuple[object, ...]:
     return tuple(setting.point.get(name) for name in wording.NETWORK)
 
 
-def _bare(setting: Setting, evidence: Evidence) -> str:
+def _bare(setting: Setting, evidence: ReportData) -> str:
     return ", ".join(part for part in (setting.arm, evidence.names.rest(setting)) if part)
 
 

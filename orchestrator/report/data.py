@@ -38,7 +38,7 @@ class Unreportable(SpecError):
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ReportData:
     """The trials of one sweep, and what they were to tell."""
 
     folder: Path
@@ -121,7 +121,7 @@ def is_dense(setting: Setting) -> bool:
     return setting.point.get("target.sparsity") == 0
 
 
-def gather(folder: Path) -> Evidence:
+def gather(folder: Path) -> ReportData:
     """Everything recorded of a sweep; its Parquet views are brought up to date.
 
     Raises:
@@ -151,7 +151,7 @@ def gather(folder: Path) -> Evidence:
     rows = _latest(rows, axes)
     if not rows:
         raise Unreportable(str(folder), "no trial has ended yet, there is nothing to report")
-    return Evidence(folder, space, rows, axes, waiting, recorded - len(rows))
+    return ReportData(folder, space, rows, axes, waiting, recorded - len(rows))
 
 
 def _labels(planned: Sequence[PlannedTrial]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from orchestrator.report.charts.model import Chart
 from orchestrator.report.charts.to_plotly import figure
 from orchestrator.report.checklist import checks
 from orchestrator.report.conclusions import Answer, answer
-from orchestrator.report.data import Evidence, gather
+from orchestrator.report.data import ReportData, gather
 from orchestrator.report.importances import Sampled, sampled
 from orchestrator.report.svg import draw
 from orchestrator.report.table_formats import Table
@@ -77,7 +77,7 @@ def write_report(folder: Path, others: Sequence[Path] = ()) -> Path:
     return place / "index.html"
 
 
-def page(evidence: Evidence, said: Answer, sections: Sequence[Section]) -> str:
+def page(evidence: ReportData, said: Answer, sections: Sequence[Section]) -> str:
     """The whole page as HTML: nothing in it is fetched from anywhere."""
     environment = Environment(
         loader=PackageLoader("orchestrator.report"),
@@ -109,7 +109,7 @@ def page(evidence: Evidence, said: Answer, sections: Sequence[Section]) -> str:
     )
 
 
-def facts(evidence: Evidence) -> dict[str, str]:
+def facts(evidence: ReportData) -> dict[str, str]:
     """What one needs to know to run it again: versions, commit, machines, times."""
     rows = evidence.rows
 
@@ -135,7 +135,7 @@ def facts(evidence: Evidence) -> dict[str, str]:
     return {name: text for name, text in found.items() if text}
 
 
-def _sections(evidence: Evidence, said: Answer, importances: Sampled, others: Sequence[Evidence]) -> list[Section]:
+def _sections(evidence: ReportData, said: Answer, importances: Sampled, others: Sequence[ReportData]) -> list[Section]:
     two = importances.two_greatest
     matters: list[Chart | None] = [
         parameters.importance_bars(importances.values, evidence.metric),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.analysis.sensitivity.factors import Importance, NothingToAnalyse, conditional_arms
-from orchestrator.report.data import Evidence
+from orchestrator.report.data import ReportData
 
 if TYPE_CHECKING:
     from orchestrator.analysis.sensitivity.importances import Method
@@ -38,7 +38,7 @@ class Sampled:
         return (order[0].parameter, order[1].parameter) if len(order) > 1 else None
 
 
-def sampled(evidence: Evidence) -> Sampled:
+def sampled(evidence: ReportData) -> Sampled:
     """Permutation importance and fANOVA; of a large sweep, over settings drawn at random (always the same ones)."""
     # A second and a half to import Optuna and scikit-learn.
     from orchestrator.analysis.sensitivity.importances import importances
@@ -76,7 +76,7 @@ def sampled(evidence: Evidence) -> Sampled:
     return Sampled(values, " ".join(notes))
 
 
-def _designed(evidence: Evidence) -> list[Importance]:
+def _designed(evidence: ReportData) -> list[Importance]:
     """The indices of the design that the search was; none where it was another search, or is not complete enough."""
     if evidence.space.search.name not in ("sobol", "morris"):
         return []

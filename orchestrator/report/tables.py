@@ -12,7 +12,7 @@ from orchestrator.report import formatting as wording
 from orchestrator.report.charts.trade_offs import COSTS
 from orchestrator.report.charts.training import layer_shares
 from orchestrator.report.conclusions import BEYOND, WITHIN, verdict
-from orchestrator.report.data import Evidence
+from orchestrator.report.data import ReportData
 from orchestrator.report.table_formats import Cell, Column, Table
 
 SETTING_METRICS = (
@@ -32,7 +32,7 @@ SETTING_METRICS = (
 BUDGETS = ((0.5, "half the MACs"), (0.25, "a quarter of the MACs"), (0.1, "a tenth of the MACs"))
 
 
-def setting_table(evidence: Evidence) -> Table:
+def setting_table(evidence: ReportData) -> Table:
     """Every setting: what was varied, what was measured (mean ± sd over seeds), and how many seeds."""
     names = [n for n in evidence.names.differing if n not in ("method",)]
     other = [n for n in evidence.axes if n.startswith("target.") and n not in ("target.sparsity", "target.quantity")]
@@ -53,7 +53,7 @@ def setting_table(evidence: Evidence) -> Table:
     return Table("settings", "Settings", caption, columns, rows)
 
 
-def contest_table(held: Sequence[Contest], evidence: Evidence) -> Table:
+def contest_table(held: Sequence[Contest], evidence: ReportData) -> Table:
     """Best and runner-up at every target, with their paired difference."""
     several, metric = len(evidence.networks) > 1, evidence.metric
     columns = [*([Column("network")] if several else []), Column("target"), Column("best"), Column("runner-up")]
@@ -75,7 +75,7 @@ def contest_table(held: Sequence[Contest], evidence: Evidence) -> Table:
     return Table("best_and_runner_up", "Best and runner-up at every target", caption, columns, rows)
 
 
-def dense_table(evidence: Evidence) -> Table:
+def dense_table(evidence: ReportData) -> Table:
     """Every setting minus the dense networks it started from."""
     metric = evidence.metric
     columns = [Column("setting"), *_difference_columns(metric), Column("verdict")]
@@ -102,7 +102,7 @@ def importance_table(importances: Sequence[Importance]) -> Table:
     return Table("importances", "Importances", "Shares of the metric's variance, with 95 % intervals.", columns, rows)
 
 
-def pareto_table(evidence: Evidence) -> Table:
+def pareto_table(evidence: ReportData) -> Table:
     """The settings on each front: the metric against MACs, parameters, latency."""
     metric = evidence.metric
     costs = [cost for cost in COSTS if cost != metric and any(row.get(cost) is not None for row in evidence.done)]
@@ -128,7 +128,7 @@ def pareto_table(evidence: Evidence) -> Table:
     return Table("pareto", "Pareto fronts", caption, columns, rows)
 
 
-def budget_table(evidence: Evidence) -> Table:
+def budget_table(evidence: ReportData) -> Table:
     """The best setting within budgets of MACs and of latency, chosen by validation accuracy."""
     metric, choice = evidence.metric, evidence.choice
     rows: list[list[Cell]] = []
@@ -161,7 +161,7 @@ def budget_table(evidence: Evidence) -> Table:
     return Table("budgets", "Best within a budget", caption, columns, rows)
 
 
-def layer_table(evidence: Evidence) -> Table:
+def layer_table(evidence: ReportData) -> Table:
     """What every layer kept, a row a setting and layer."""
     shares = layer_shares(evidence.view("layers"))
     rows: list[list[Cell]] = [
@@ -173,7 +173,7 @@ def layer_table(evidence: Evidence) -> Table:
     return Table("layers", "Share kept of every layer", "Mean over seeds.", columns, rows)
 
 
-def failure_table(evidence: Evidence) -> Table:
+def failure_table(evidence: ReportData) -> Table:
     """Trials that did not finish, with their reasons."""
     names = {row["trial_id"]: evidence.names.of(s) for s in evidence.settings for row in s.rows}
     columns = [Column(n) for n in ("trial", "status", "arm", "target", "seed", "reason")]

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from orchestrator.spec.errors import SpecError, StoreAway, out_of_space
 from orchestrator.spec.redacting import redacted
 from orchestrator.storage.lease import leased
-from orchestrator.storage.object_info import Stored, is_current, stored_of
+from orchestrator.storage.object_info import ObjectInfo, is_current, object_info_of
 from orchestrator.storage.uri import uri_of
 
 PATIENCE = 120.0
@@ -115,7 +115,7 @@ class Bucket:
         """Send a file, by the name it has yet where that is another; an earlier object is replaced whole."""
         self._ask(lambda: self._system.put_file(str(file or path), self._key(path)))
 
-    def listing(self, folder: Path) -> dict[str, Stored]:
+    def listing(self, folder: Path) -> dict[str, ObjectInfo]:
         """The objects below a folder, by their path in it."""
         key = self._key(folder)
         place, _, name = key.rpartition("/")
@@ -126,7 +126,7 @@ class Bucket:
         except FileNotFoundError:
             return {}
         start = len(key) + 1
-        return {name[start:]: stored_of(facts) for name, facts in found.items() if len(name) > start}
+        return {name[start:]: object_info_of(facts) for name, facts in found.items() if len(name) > start}
 
     def folders(self, folder: Path) -> list[str]:
         """Names of the folders in a folder."""
@@ -200,7 +200,7 @@ class Bucket:
         if self._ahead is None:
             probe = near.with_name(f".preflight-{secrets.token_hex(8)}")
             self.write(probe, b"")
-            made = stored_of(self._ask(lambda: self._system.info(self._key(probe)))).modified
+            made = object_info_of(self._ask(lambda: self._system.info(self._key(probe)))).modified
             self._ahead = made - time.monotonic()
             self._ask(lambda: self._system.rm_file(self._key(probe)))
         return time.monotonic() + self._ahead
@@ -222,7 +222,7 @@ class Bucket:
         except FileNotFoundError as error:
             raise StoreAway(f"{self._uri}: {_line(error)}") from error
 
-    def _get(self, files: dict[Path, Stored], base: tuple[Path, Path] | None = None) -> None:
+    def _get(self, files: dict[Path, ObjectInfo], base: tuple[Path, Path] | None = None) -> None:
         """Fetch files, each whole or not at all; `base`: a folder they go to, and the one whose objects they are."""
         sources = [self._key(base[1] / path.relative_to(base[0]) if base else path) for path in files]
         drafts = [path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp") for path in files]

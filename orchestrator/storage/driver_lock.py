@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from orchestrator.storage.bucket import bucket_of, lease_of
-from orchestrator.storage.lease import Occupied, holder_of, leased
+from orchestrator.storage.lease import LeaseHeld, holder_of, leased
 from orchestrator.storage.uri import address_of
 
 _LOCK = ".driver"
@@ -25,7 +25,7 @@ class DriverAtWork(ValueError):
 
 
 @contextmanager
-def driving(sweep_folder: Path) -> Iterator[Callable[[], bool]]:
+def hold_driver_lock(sweep_folder: Path) -> Iterator[Callable[[], bool]]:
     """Be the one driver of a sweep; yields a function that says whether that was lost to another machine.
 
     Raises:
@@ -36,7 +36,7 @@ def driving(sweep_folder: Path) -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def without_driver(sweep_folder: Path) -> Iterator[None]:
+def exclude_driver(sweep_folder: Path) -> Iterator[None]:
     """Keep drivers away from a sweep; raises :class:`DriverAtWork` where one runs already."""
     with _held(sweep_folder):
         yield
@@ -70,7 +70,7 @@ def _held(sweep_folder: Path, note: str | None = None) -> Iterator[Callable[[], 
         if bucket is not None:
             try:
                 lost = stack.enter_context(leased(bucket, lease_of(sweep_folder / _LOCK), wait=False))
-            except Occupied as other:
+            except LeaseHeld as other:
                 raise DriverAtWork(f"{address_of(sweep_folder)}: a driver runs this sweep ({other})") from None
         if note is not None:
             lock.seek(0)

@@ -67,7 +67,7 @@ class Holder:
         return bool(self.machine) and self.machine == _machine() and _started(self.pid) != self.started
 
 
-class Occupied(ValueError):
+class LeaseHeld(ValueError):
     """Somebody else holds the lease."""
 
     def __init__(self, holder: Holder, age: float) -> None:
@@ -86,7 +86,7 @@ def leased(objects: Objects, folder: Path, *, wait: bool) -> Iterator[Callable[[
     """Hold a lease; yields a function that says whether it was lost to somebody else (after a minute without a bucket).
 
     Raises:
-        Occupied: somebody holds it, and `wait` is False.
+        LeaseHeld: somebody holds it, and `wait` is False.
     """
     mine = Holder.here()
     number = _take(objects, folder, mine, wait)
@@ -112,7 +112,7 @@ def _take(objects: Objects, folder: Path, mine: Holder, wait: bool) -> int:
             objects.remove(_path(folder, number + 1))
         elif holder is not None:
             if not wait:
-                raise Occupied(holder, age)
+                raise LeaseHeld(holder, age)
             time.sleep(_POLL_SECONDS)
 
 

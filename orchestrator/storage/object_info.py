@@ -11,7 +11,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Stored:
+class ObjectInfo:
     """One object."""
 
     size: int
@@ -21,7 +21,7 @@ class Stored:
     """Of what it holds, in hexadecimal; empty where the bucket does not say."""
 
 
-def stored_of(facts: dict[str, Any]) -> Stored:
+def object_info_of(facts: dict[str, Any]) -> ObjectInfo:
     """From what s3fs or gcsfs say of an object."""
     modified = facts.get("LastModified") or facts.get("mtime") or facts.get("updated")
     if isinstance(modified, str):
@@ -30,10 +30,10 @@ def stored_of(facts: dict[str, Any]) -> Stored:
     md5 = b64decode(facts["md5Hash"]).hex() if "md5Hash" in facts else tag if len(tag) == 32 else ""
     # Some answers round to seconds, others do not.
     seconds = float(int(modified.timestamp())) if isinstance(modified, datetime) else 0.0
-    return Stored(int(facts.get("size") or 0), seconds, md5)
+    return ObjectInfo(int(facts.get("size") or 0), seconds, md5)
 
 
-def is_current(path: Path, stored: Stored) -> bool:
+def is_current(path: Path, stored: ObjectInfo) -> bool:
     """A file holds what the object does: known by size and time, or by its MD5."""
     try:
         here = path.stat()

@@ -16,8 +16,8 @@ from orchestrator.spec.result import LATENCY_METRICS, METRICS
 from orchestrator.spec.search_space import Range, Search, SearchSpace
 from orchestrator.spec.trial import TrialSpec, flat
 from orchestrator.sweep.search.drawn import drawn_and_not_ended
-from orchestrator.sweep.search.observation import Known, check_seen, judge
-from orchestrator.sweep.space.arms import JoinedArm, PlannedTrial, check_ends, joined_arms, located
+from orchestrator.sweep.search.observation import EvaluatedTrial, check_seen, observe
+from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial, check_endpoints, expand_arms, match_record
 from orchestrator.sweep.stopping.policy import check_stopper
 
 StageName = Literal["baseline", "importance", "sparse_training", "step"]
@@ -60,7 +60,7 @@ class Plan:
     """Points that resolved to a trial planned before (they run once)."""
     to_draw: int = 0
     """Trials that an adaptive search has still to choose."""
-    known: tuple[Known, ...] = ()
+    known: tuple[EvaluatedTrial, ...] = ()
     """What an adaptive search is told of the trials that are recorded."""
 
     @property
@@ -68,8 +68,8 @@ class Plan:
         return len(self.trials) + self.to_draw
 
     @cached_property
-    def arms(self) -> list[JoinedArm]:
-        return joined_arms(self.space)
+    def arms(self) -> list[ExpandedArm]:
+        return expand_arms(self.space)
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -106,7 +106,7 @@ def plan(space: SearchSpace, folder: Path | None = None) -> Plan:
             raise SpecError(f"search.{key}", f"is for search {owner!r}, found it with {space.search.name!r}")
     _check_metrics(space)
     check_stopper(space)
-    arms = joined_arms(space)
+    arms = expand_arms(space)
     if space.search.name in ADAPTIVE:
         return _adaptive(space, arms, folder)
     if space.search.warm_start:
@@ -123,8 +123,8 @@ def plan(space: SearchSpace, folder: Path | None = None) -> Plan:
 
 
 def drawn_before(
-    space: SearchSpace, arms: list[JoinedArm], folder: Path, but: Collection[str] = frozenset()
-) -> list[Known]:
+    space: SearchSpace, arms: list[ExpandedArm], folder: Path, but: Collection[str] = frozenset()
+) -> list[EvaluatedTrial]:
     """Recorded trials that lie in a space, as a search is told of them, in the order in which they ended.
 
     Args:
@@ -136,15 +136,15 @@ def drawn_before(
     Raises:
         SpecError: a record cannot be read; the message names the file.
     """
-    found: list[tuple[str, str, Known]] = []
+    found: list[tuple[str, str, EvaluatedTrial]] = []
     try:
         # Each is let go when it has been judged: ten thousand kept would be a gigabyte.
         for trial_id in sorted(recorded_ids(folder).difference(but)):
             result = read_result(folder / "trials" / trial_id / RESULT)
-            place = located(arms, result)
+            place = match_record(arms, result)
             if place is not None:
-                judgement = judge(space, result, read_latency(folder / "trials" / result.trial_id))
-                found.append((result.ended, result.trial_id, (*place, judgement)))
+                observation = observe(space, result, read_latency(folder / "trials" / result.trial_id))
+                found.append((result.ended, result.trial_id, (*place, observation)))
     except DamagedRecord as error:
         raise SpecError("", str(error)) from None
     return [known for _, _, known in sorted(found, key=lambda one: one[:2])]
@@ -166,10 +166,10 @@ def stages_of(spec: TrialSpec) -> list[Stage]:
     return stages
 
 
-def _adaptive(space: SearchSpace, arms: list[JoinedArm], folder: Path | None) -> Plan:
+def _adaptive(space: SearchSpace, arms: list[ExpandedArm], folder: Path | None) -> Plan:
     wanted = trials_of(space.search)
     check_seen(space)
-    check_ends(arms)
+    check_endpoints(arms)
     for i, name in enumerate(space.search.warm_start):
         if name == space.name:
             raise SpecError(join("search.warm_start", i), f"is this sweep itself: {name!r}; it goes on by itself")
@@ -179,7 +179,7 @@ def _adaptive(space: SearchSpace, arms: list[JoinedArm], folder: Path | None) ->
     counts = [arm.count() for arm in arms]
     if None not in counts:
         wanted = min(wanted, sum(count or 0 for count in counts))
-    known: list[Known] = []
+    known: list[EvaluatedTrial] = []
     drawn: list[PlannedTrial] = []
     if folder is not None:
         known = drawn_before(space, arms, folder)
@@ -195,7 +195,7 @@ def trials_of(search: Search) -> int:
     return search.trials
 
 
-def _points(space: SearchSpace, arms: list[JoinedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _points(space: SearchSpace, arms: list[ExpandedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Index of an arm and a point of its axes, for every search that knows its points beforehand."""
     axes = [arm.axes for arm in arms]
     if space.search.name == "random":
@@ -213,7 +213,7 @@ def _points(space: SearchSpace, arms: list[JoinedArm]) -> Iterator[tuple[int, di
     return _grid(arms)
 
 
-def _grid(arms: list[JoinedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _grid(arms: list[ExpandedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
     for index, arm in enumerate(arms):
         values: list[list[Any]] = []
         for name, axis in arm.axes.items():

@@ -13,22 +13,22 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.records.bucket_sync import cached_stages, post, publish, refresh, refresh_all
+from orchestrator.records.bucket_sync import cached_stages, refresh, refresh_all, upload, write_marker
 from orchestrator.records.records import LATENCY, DamagedRecord, forget, read_result, recorded_ids
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.trial import TrialSpec
 from orchestrator.spec.yaml_text import as_yaml
 from orchestrator.storage.bucket import PATIENCE, bucket_of
-from orchestrator.storage.driver_lock import DriverAtWork, driving
+from orchestrator.storage.driver_lock import DriverAtWork, hold_driver_lock
 from orchestrator.storage.uri import address_of, store_folder
 from orchestrator.storage.workspace import Workspace
-from orchestrator.sweep.driver.allocation import Packing, keep_fall_back, kept, resources_of
+from orchestrator.sweep.driver.allocation import Allocation, kept, resources_of, save_fall_back
 from orchestrator.sweep.driver.display import State, outcome_line, view_of
 from orchestrator.sweep.driver.jobs import Events, Job, measuring_job, remaining_jobs
 from orchestrator.sweep.driver.suggestions import Suggestions
 from orchestrator.sweep.planning import ADAPTIVE, Plan, plan
-from orchestrator.sweep.stopping.policy import Referee
+from orchestrator.sweep.stopping.policy import StoppingPolicy
 
 
 class SweepBusy(RuntimeError):
@@ -110,7 +110,7 @@ class _Driver(Events):
         recorded = recorded_ids(folder)
         done_before = sum(trial.trial_id in recorded for trial in planned.trials)
         self._jobs = remaining_jobs(planned, recorded, self._stage_is_there)
-        self._packing = Packing(resources_of(planned.space, folder))
+        self._allocation = Allocation(resources_of(planned.space, folder))
         self._state = State(planned.space.name, planned.total, done_before)
         self._view = view_of(self._state, console)
 
@@ -156,8 +156,8 @@ class _Driver(Events):
                         with self._timed("checks"):
                             rehearsing.check_networks(planned, waiting, self._has_trained, check)
                             cache = Path(data_cache) if data_cache else None
-                            self._packing = rehearsing.packing_of(planned, waiting, self._folder, cache, check)
-                    self._tell_packing()
+                            self._allocation = rehearsing.allocation_of(planned, waiting, self._folder, cache, check)
+                    self._report_allocation()
                     if self._jobs or planned.to_draw:
                         with self._timed("trials"), self._view:
                             self._run_jobs(ray_tune.run_jobs, place, check)
@@ -179,12 +179,12 @@ class _Driver(Events):
             run_jobs(
                 jobs,
                 place,
-                self._packing,
+                self._allocation,
                 self,
                 check,
                 suggestions=suggestions,
                 stage_is_there=self._stage_is_there,
-                referee=self._referee(),
+                policy=self._policy(),
             )
         finally:
             if suggestions is not None:
@@ -196,16 +196,16 @@ class _Driver(Events):
             # Among the trials that are measured and summed up are now those that were drawn.
             self.outcome.plan = plan(planned.space, self._folder)
 
-    def _referee(self) -> Referee | None:
+    def _policy(self) -> StoppingPolicy | None:
         """The stopper, with all that trials of this sweep told it before."""
         planned = self.outcome.plan
         if planned.space.stopper is None:
             return None
-        referee = Referee(planned.space)
+        policy = StoppingPolicy(planned.space)
         for trial in planned.trials:
             with suppress(FileNotFoundError, DamagedRecord):
-                referee.recall([read_result(self._folder / "trials" / trial.trial_id / "result.json")])
-        return referee
+                policy.recall([read_result(self._folder / "trials" / trial.trial_id / "result.json")])
+        return policy
 
     def _measure(self, measure_all: Callable[..., None], check: Callable[[], None]) -> None:
         folders = self._unmeasured()
@@ -221,7 +221,7 @@ class _Driver(Events):
             else:
                 self.outcome.warnings.append(f"no latency for {folder.name}: {error}")
 
-        measure_all(folders, self._packing.resources, measured)
+        measure_all(folders, self._allocation.resources, measured)
 
     def _unmeasured(self) -> list[Path]:
         folders = (self._folder / "trials" / trial.trial_id for trial in self.outcome.plan.trials)
@@ -260,16 +260,16 @@ class _Driver(Events):
         finally:
             self.outcome.seconds[what] = time.monotonic() - started
 
-    def _tell_packing(self) -> None:
+    def _report_allocation(self) -> None:
         """Slots follow from what a trial holds; where that was measured, a line says what came of it."""
         from orchestrator.sweep.cluster.tune_runner import slots
 
-        packing = self._packing
-        self._state.slots = slots(packing.resources)
-        if packing.whole is not None:
-            cpus = f"{packing.resources.cpus:g} CPU{'' if packing.resources.cpus == 1 else 's'}"
-            told = f"{packing.per_gpu} trials a GPU, {cpus} each" if packing.whole.gpus else f"{cpus} a trial"
-            self._say(f"resources auto: {told} ({packing.why})")
+        allocation = self._allocation
+        self._state.slots = slots(allocation.resources)
+        if allocation.whole is not None:
+            cpus = f"{allocation.resources.cpus:g} CPU{'' if allocation.resources.cpus == 1 else 's'}"
+            told = f"{allocation.per_gpu} trials a GPU, {cpus} each" if allocation.whole.gpus else f"{cpus} a trial"
+            self._say(f"resources auto: {told} ({allocation.why})")
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -309,10 +309,10 @@ class _Driver(Events):
     def returned(self, job: Job) -> None:
         self._state.running.pop(job.key, None)
 
-    def repacked(self, packing: Packing) -> None:
-        keep_fall_back(self._folder, packing)
-        self._packing = packing
-        self._tell_packing()
+    def reallocated(self, allocation: Allocation) -> None:
+        save_fall_back(self._folder, allocation)
+        self._allocation = allocation
+        self._report_allocation()
 
     def tick(self) -> None:
         if self._lost():
@@ -332,8 +332,8 @@ def _keep(path: Path, text: str) -> None:
         while (earlier := path.with_name(f"searchspace.{number}.yaml")).exists():
             number += 1
         os.replace(path, earlier)
-        publish([earlier])
-    post(path, text)
+        upload([earlier])
+    write_marker(path, text)
 
 
 def _is_done(folder: Path) -> bool:
@@ -352,7 +352,7 @@ def _alone(folder: Path) -> Iterator[Callable[[], bool]]:
     """One driver a sweep; yields whether that was lost meanwhile."""
     with ExitStack() as stack:
         try:
-            lost = stack.enter_context(driving(folder))
+            lost = stack.enter_context(hold_driver_lock(folder))
         except DriverAtWork as busy:
             raise SweepBusy(str(busy)) from None
         yield lost

@@ -56,7 +56,7 @@ def decide(registry: Registry, name: str, kind: str, granularity: str, again: in
         method.prepare(model, task)
         train(
             model, data, recipe, stage="sparse_training", generator=generator_for(0, "suite"),
-            report=lambda row, epochs: None, companion=method,
+            report=lambda row, epochs: None, hook=method,
         )  # fmt: skip
     selection = method.select(model, task)
     method.finish(model)

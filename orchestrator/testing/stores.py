@@ -24,7 +24,7 @@ from orchestrator.storage.workspace import Workspace
 from orchestrator.storage.uri import store_folder
 from orchestrator.storage.atomic import write_once
 from orchestrator.storage.bucket import bucket_of
-from orchestrator.storage.driver_lock import DriverAtWork, driving
+from orchestrator.storage.driver_lock import DriverAtWork, hold_driver_lock
 
 what, out, more = sys.argv[1], store_folder(sys.argv[2]), sys.argv[3]
 folder = out / "sweep"
@@ -53,7 +53,7 @@ elif what == "compute":
         sys.stdin.readline()
 elif what == "drive":
     try:
-        with driving(folder):
+        with hold_driver_lock(folder):
             print("driving", flush=True)
             sys.stdin.readline()
     except DriverAtWork as busy:

@@ -32,7 +32,7 @@ class Batch:
     logits: Tensor
 
 
-class Companion(Protocol):
+class TrainingHook(Protocol):
     """What may train along with the network: a pruning method, a fixed mask."""
 
     @property
@@ -81,13 +81,13 @@ def train(
     stage: str,
     generator: torch.Generator,
     report: Report,
-    companion: Companion | None = None,
+    hook: TrainingHook | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> list[EpochRow]:
     """Train in place and return a row an epoch.
 
     Inside an epoch nothing waits for the device; the loss is looked at once, at its end. With a ``checkpoint`` it goes
-    on where an earlier call was interrupted, to the same result; not so with a companion whose state cannot be saved.
+    on where an earlier call was interrupted, to the same result; not so with a hook whose state cannot be saved.
 
     Raises:
         Diverged: the mean loss of an epoch is not finite.
@@ -96,17 +96,17 @@ def train(
     if schedule.epochs == 0:
         return []
     model.to(memory_format=torch.channels_last)
-    extra = list(companion.extra_parameters()) if companion else []
+    extra = list(hook.extra_parameters()) if hook else []
     optimizer = _optimizer(model, recipe, extra)
     scales = [group.pop("lr_scale", 1.0) for group in optimizer.param_groups]
     fixed = [group.pop("fixed_lr", False) for group in optimizer.param_groups]
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     progress = None
-    state = companion.training_state if companion else ()
+    state = hook.training_state if hook else ()
     if checkpoint is not None and state is not None:
         device = data.train.labels.device.type
         checkpoint = checkpoint.narrowed(stage=stage, epochs=schedule.epochs, steps=schedule.steps, device=device)
-        progress = Progress(checkpoint, model, optimizer, generator, companion, state)
+        progress = Progress(checkpoint, model, optimizer, generator, hook, state)
     done = progress.restore() if progress else None
     rows = [EpochRow.model_validate(row) for row in done["rows"]] if done else []
     for row in rows:
@@ -131,23 +131,23 @@ def train(
                 logits = model(inputs)
                 loss = F.cross_entropy(logits, targets)
             objective = loss
-            if companion is not None:
-                penalty = companion.penalty(model, Batch(inputs, targets, logits))
-                objective = loss * companion.task_loss_weight
+            if hook is not None:
+                penalty = hook.penalty(model, Batch(inputs, targets, logits))
+                objective = loss * hook.task_loss_weight
                 if penalty is not None:
                     objective = objective + penalty
             optimizer.zero_grad(set_to_none=True)
             objective.backward()  # type: ignore[no-untyped-call]
-            if companion is not None and companion.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(trained, companion.gradient_clip)
+            if hook is not None and hook.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(trained, hook.gradient_clip)
             optimizer.step()
-            if companion is not None:
-                companion.after_step(model)
+            if hook is not None:
+                hook.after_step(model)
             total_loss += loss.detach() * len(targets)
             correct += (logits.detach().argmax(1) == targets).sum()
             step += 1
-        if companion is not None:
-            companion.after_epoch(model, epoch)
+        if hook is not None:
+            hook.after_epoch(model, epoch)
         mean_loss = float(total_loss) / len(data.train)
         if not torch.isfinite(torch.tensor(mean_loss)):
             raise Diverged(f"{stage}: the training loss is {mean_loss} after epoch {epoch + 1} of {schedule.epochs}")

@@ -19,7 +19,7 @@ Part = nn.Module | torch.optim.Optimizer | torch.Generator | Tensor | Sequence[T
 class Progress:
     """A training between two epochs, and where its state is saved.
 
-    ``companion``: what trains along; ``remembered``: dotted paths of its attributes that change while it trains
+    ``hook``: what trains along; ``remembered``: dotted paths of its attributes that change while it trains
     (`Method.training_state`).
     """
 
@@ -27,7 +27,7 @@ class Progress:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
-    companion: object
+    hook: object
     remembered: tuple[str, ...]
 
     def save(self, facts: Mapping[str, Any]) -> None:
@@ -60,7 +60,7 @@ class Progress:
             _put_back(part, split[name])
         for path, value in facts["plain"].items():
             owner, _, name = path.rpartition(".")
-            setattr(_at(self.companion, owner), name, value)
+            setattr(_at(self.hook, owner), name, value)
         _set_random_states(split["random"], self._device)
         return facts
 
@@ -69,13 +69,13 @@ class Progress:
         return next(self.model.parameters()).device
 
     def _parts(self) -> tuple[dict[str, Part], dict[str, Any]]:
-        """What holds tensors, by name, and the companion's plain values, by path."""
+        """What holds tensors, by name, and the hook's plain values, by path."""
         parts: dict[str, Part] = {"model": self.model, "optimizer": self.optimizer, "generator": self.generator}
         plain: dict[str, Any] = {}
         for path in self.remembered:
-            part = _at(self.companion, path)
+            part = _at(self.hook, path)
             if isinstance(part, nn.Module | torch.optim.Optimizer | torch.Generator | Tensor | list):
-                parts[f"companion.{path}"] = part
+                parts[f"hook.{path}"] = part
             else:
                 plain[path] = part
         return parts, plain

@@ -75,7 +75,7 @@ def _train(context: Context, *, sparse: bool) -> None:
         method.prepare(model, context.task(model, state_of(model), recipe.schedule.steps, held_out))
     train(
         model, few, recipe, stage="probe", generator=generator_for(spec.seed, "probe"), report=context.report,
-        companion=method,
+        hook=method,
     )  # fmt: skip
     del copies
 

@@ -64,7 +64,7 @@ def sparse_training(context: Context) -> tuple[StageOutput, bool]:
         generator = generator_for(spec.seed, "sparse_training")
         rows = train(
             model, data, recipe, stage="sparse_training", generator=generator, report=context.report,
-            companion=method, checkpoint=checkpoint,
+            hook=method, checkpoint=checkpoint,
         )  # fmt: skip
         scores = method.scores(model, task)
         method.finish(model)
@@ -204,7 +204,7 @@ def retrain(
         stage="retrain",
         generator=generator_for(spec.seed, "retrain"),
         report=context.report,
-        companion=mask,
+        hook=mask,
         checkpoint=checkpoint.narrowed(pruned=_fingerprint(pruned)),
     )
     return network, rows

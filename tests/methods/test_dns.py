@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from weight_tasks import step_of, task_of
 
 from orchestrator.methods.dynamic.dns.method import DynamicNetworkSurgery, UnusableThresholds
-from orchestrator.methods.parts.reparametrization import EffectiveWeight, straight_through
+from orchestrator.methods.parts.reparametrization import Reparametrization, straight_through
 
 INPUT = [(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([0]))]
 
@@ -147,7 +147,7 @@ def test_factors_by_layer() -> None:
 def test_effective_weights_hide_the_parameter_in_the_forward_pass_only() -> None:
     layer = nn.Conv2d(4, 4, 3, padding=1, groups=2)
     parameter, images = layer.weight, torch.randn(2, 4, 5, 5)
-    half = EffectiveWeight(layer, lambda weight: straight_through(weight, torch.tensor(0.5)))
+    half = Reparametrization(layer, lambda weight: straight_through(weight, torch.tensor(0.5)))
     torch.testing.assert_close(layer(images), F.conv2d(images, parameter / 2, layer.bias, padding=1, groups=2))
     assert layer.weight is parameter
     assert list(layer.state_dict()) == ["weight", "bias"]

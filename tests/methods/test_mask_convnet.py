@@ -130,7 +130,7 @@ def trained(kind: str, epochs: int, **target: object) -> tuple[MaskConvNet, nn.M
     recipe = Recipe(dense_schedule(Baseline(epochs=epochs, lr=0.05, batch_size=16), 6), 16, 1e-4)
     generator = torch.Generator().manual_seed(0)
     train(
-        model, images(), recipe, stage="s", generator=generator, report=lambda row, epochs: None, companion=method
+        model, images(), recipe, stage="s", generator=generator, report=lambda row, epochs: None, hook=method
     )  # fmt: skip
     return method, model, task
 

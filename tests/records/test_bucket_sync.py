@@ -8,18 +8,18 @@ import pytest
 
 from orchestrator.records import Latency, forget, read_latency, read_result, recorded_ids, write_latency, write_result
 from orchestrator.records.bucket_sync import (
-    post,
-    posted,
-    publish,
+    delete_marker,
+    read_marker,
     refresh,
     refresh_all,
     refresh_trial,
     sweeps_of,
-    withdraw,
+    upload,
+    write_marker,
 )
 from orchestrator.records.parquet import load_results, write_views
 from orchestrator.storage.bucket import bucket_of
-from orchestrator.storage.driver_lock import DriverAtWork, driving, is_driven, without_driver
+from orchestrator.storage.driver_lock import DriverAtWork, exclude_driver, hold_driver_lock, is_driven
 from orchestrator.storage.uri import store_folder
 
 SEARCH = """
@@ -90,7 +90,7 @@ def test_the_network_comes_only_when_it_is_asked_for(machines: Machines) -> None
     trial.mkdir(parents=True)
     for name in ("model.safetensors", "cut.json"):
         (trial / name).write_text(name)
-    publish([trial / "model.safetensors", trial / "cut.json"])
+    upload([trial / "model.safetensors", trial / "cut.json"])
     two = machines.on("two")
     refresh(two)
     assert [path.name for path in (two / "trials/a").iterdir()] == ["cut.json"]
@@ -114,36 +114,36 @@ def test_tables_go_up_and_are_made_anew_where_they_lack(machines: Machines, make
 
 
 def test_what_is_left_for_another_process_reaches_it(machines: Machines) -> None:
-    post(machines.on("one") / "trials/a/.stop-0", "asha: weak")
+    write_marker(machines.on("one") / "trials/a/.stop-0", "asha: weak")
     seen = machines.on("two") / "trials/a/.stop-0"
-    assert posted(seen) == "asha: weak"
-    withdraw(seen)
-    assert posted(seen) is None
+    assert read_marker(seen) == "asha: weak"
+    delete_marker(seen)
+    assert read_marker(seen) is None
 
 
 def test_a_driver_on_another_machine_is_named(machines: Machines) -> None:
     one = machines.on("one")
-    with driving(one) as lost:
+    with hold_driver_lock(one) as lost:
         assert is_driven(one)
         two = machines.on("two")
         assert is_driven(two)
         said = r"s3://bucket-.*/runs/sweep: a driver runs this sweep \(host .*, pid \d+; last heard of \d s ago"
-        with pytest.raises(DriverAtWork, match=said), without_driver(two):
+        with pytest.raises(DriverAtWork, match=said), exclude_driver(two):
             pass
         assert not lost()
     assert not is_driven(two)
-    with without_driver(two):
+    with exclude_driver(two):
         pass
 
 
 def test_a_folder_has_nothing_to_fetch(tmp_path: Path) -> None:
     refresh(tmp_path / "sweep")
     refresh_trial(tmp_path / "sweep/trials/a")
-    publish([tmp_path / "a"])
-    post(tmp_path / "sweep/.stop-0", "x")
-    assert posted(tmp_path / "sweep/.stop-0") == "x"
-    withdraw(tmp_path / "sweep/.stop-0")
-    assert posted(tmp_path / "sweep/.stop-0") is None
+    upload([tmp_path / "a"])
+    write_marker(tmp_path / "sweep/.stop-0", "x")
+    assert read_marker(tmp_path / "sweep/.stop-0") == "x"
+    delete_marker(tmp_path / "sweep/.stop-0")
+    assert read_marker(tmp_path / "sweep/.stop-0") is None
     (tmp_path / "sweep/searchspace.yaml").write_text("")
     assert sweeps_of(tmp_path) == ["sweep"]
 
@@ -152,7 +152,7 @@ def test_a_sweep_is_fetched_with_those_it_starts_from(machines: Machines, make_r
     one = machines.on("one")
     result = make_result()
     write_result(one.parent / "earlier/trials" / result.trial_id, result)
-    post(one / "searchspace.yaml", SEARCH)
+    write_marker(one / "searchspace.yaml", SEARCH)
     two = machines.on("two")
     refresh_all(two)
     assert recorded_ids(two.parent / "earlier") == {result.trial_id}

@@ -18,7 +18,7 @@ import pytest
 from orchestrator.records import Latency, forget, write_latency, write_result
 from orchestrator.records.mlflow.trial_runs import list_children
 from orchestrator.records.mlflow.view import tracking_uri
-from orchestrator.records.record_stamps import stamp_of
+from orchestrator.records.record_fingerprints import record_fingerprint
 from orchestrator.records.views import ViewWriter
 
 LATENCY = Latency(latency_ms=2.0, latency_ms_std=0.1)
@@ -227,16 +227,16 @@ def test_a_store_copied_without_its_times_is_looked_at_once(out, results):
 
 
 def test_a_stamp_follows_every_change_of_a_record(tmp_path, make_result):
-    seen = [stamp_of(tmp_path)]
+    seen = [record_fingerprint(tmp_path)]
     write_result(tmp_path, make_result(0, status="failed", error="out of memory"))
-    seen.append(stamp_of(tmp_path))
+    seen.append(record_fingerprint(tmp_path))
     write_latency(tmp_path, LATENCY)
-    seen.append(stamp_of(tmp_path))
+    seen.append(record_fingerprint(tmp_path))
     write_latency(tmp_path, LATENCY)
-    seen.append(stamp_of(tmp_path))
+    seen.append(record_fingerprint(tmp_path))
     assert len(set(seen)) == 4
     forget(tmp_path)
-    assert stamp_of(tmp_path) == seen[0]
+    assert record_fingerprint(tmp_path) == seen[0]
 
 
 def test_a_server_tells_of_runs_what_a_database_tells(out, results):
@@ -253,4 +253,4 @@ def test_a_server_tells_of_runs_what_a_database_tells(out, results):
     }
     assert not any(child.complete for child in listed.values())
     assert all(child.complete for child in searched.values())
-    assert all(child.shows_record(stamp_of(out / "sweep" / "trials" / i)) for i, child in listed.items())
+    assert all(child.shows_record(record_fingerprint(out / "sweep" / "trials" / i)) for i, child in listed.items())

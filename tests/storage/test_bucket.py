@@ -16,8 +16,8 @@ from orchestrator.spec.errors import SpecError, StoreAway
 from orchestrator.storage import lease as leases
 from orchestrator.storage.atomic import replacing, write_once
 from orchestrator.storage.bucket import Bucket, bucket_of
-from orchestrator.storage.lease import Holder, Occupied, holder_of, leased
-from orchestrator.storage.object_info import Stored, stored_of
+from orchestrator.storage.lease import Holder, LeaseHeld, holder_of, leased
+from orchestrator.storage.object_info import ObjectInfo, object_info_of
 from orchestrator.storage.uri import address_of, mirror_of, store_folder, uri_of
 
 
@@ -159,7 +159,7 @@ def test_a_lease_has_one_holder_and_falls_when_it_is_released(out: Path, bucket:
         held = holder_of(bucket, folder)
         assert held is not None
         assert held.pid == os.getpid()
-        with pytest.raises(Occupied, match=f"pid {os.getpid()}; last heard of . s ago"), \
+        with pytest.raises(LeaseHeld, match=f"pid {os.getpid()}; last heard of . s ago"), \
              leased(bucket, folder, wait=False):  # fmt: skip
             pass
     assert holder_of(bucket, folder) is None
@@ -199,7 +199,7 @@ def leave(bucket: Bucket, folder: Path, holder: Holder) -> None:
 def test_a_lease_that_nobody_renews_is_taken_over(out: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = out / "sweep/.driver.lease"
     leave(bucket, folder, dead())
-    with pytest.raises(Occupied, match="host other, pid 1; last heard of"), leased(bucket, folder, wait=False):
+    with pytest.raises(LeaseHeld, match="host other, pid 1; last heard of"), leased(bucket, folder, wait=False):
         pass
     monkeypatch.setattr(leases, "SECONDS", 1.0)
     monkeypatch.setattr(leases, "_POLL_SECONDS", 0.1)
@@ -266,19 +266,19 @@ def test_facts_of_objects_are_read_as_each_library_tells_them() -> None:
         "ETag": '"900150983cd24fb0d6963f7d28e17f72"',
         "LastModified": when,
     }
-    expected = Stored(3, float(int(when.timestamp())), hashlib.md5(b"abc").hexdigest())
-    assert stored_of(told) == expected
+    expected = ObjectInfo(3, float(int(when.timestamp())), hashlib.md5(b"abc").hexdigest())
+    assert object_info_of(told) == expected
     google = {"name": "b/a", "size": 3, "type": "file", "etag": "CJ=", "md5Hash": "kAFQmDzST7DWlj99KOF/cg=="}
-    assert stored_of(google | {"mtime": when}) == expected
-    assert stored_of(google | {"updated": "2026-01-02T03:04:05.678Z"}) == expected
+    assert object_info_of(google | {"mtime": when}) == expected
+    assert object_info_of(google | {"updated": "2026-01-02T03:04:05.678Z"}) == expected
     parts = told | {"ETag": '"900150983cd24fb0d6963f7d28e17f72-2"'}
-    assert stored_of(parts).md5 == ""
+    assert object_info_of(parts).md5 == ""
 
 
 def test_a_holder_of_another_version_is_a_holder(out: Path, bucket: Bucket) -> None:
     folder = out / "sweep/.driver.lease"
     bucket.write(folder / "00000003", b'{"written": "later"}')
-    with pytest.raises(Occupied, match="host unknown"), leased(bucket, folder, wait=False):
+    with pytest.raises(LeaseHeld, match="host unknown"), leased(bucket, folder, wait=False):
         pass
 
 

@@ -80,10 +80,10 @@ DATA = replace(images(), augment="crop_flip")
 
 
 def run(
-    model: nn.Module, checkpoint: Checkpoint | None, report: Report, how: Recipe, companion: Any = None
+    model: nn.Module, checkpoint: Checkpoint | None, report: Report, how: Recipe, hook: Any = None
 ) -> list[EpochRow]:
     return train(
-        model, DATA, how, stage="test", generator=generator_for(0, "test"), report=report, companion=companion,
+        model, DATA, how, stage="test", generator=generator_for(0, "test"), report=report, hook=hook,
         checkpoint=checkpoint,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from orchestrator.training.schedule import Constant, Schedule
 
 
 class Pull:
-    """A companion with a penalty of a gradient far above any clip, and a parameter of its own."""
+    """A hook with a penalty of a gradient far above any clip, and a parameter of its own."""
 
     task_loss_weight = 1.0
     training_state = ()
@@ -39,12 +39,12 @@ class Pull:
 
 def moved(gradient_clip: float | None) -> float:
     """Norm of all that one step of SGD at a rate of 1 changes: that of its gradient."""
-    model, companion = network("chain"), Pull(gradient_clip)
-    parameters = [*model.parameters(), companion.own]
+    model, hook = network("chain"), Pull(gradient_clip)
+    parameters = [*model.parameters(), hook.own]
     before = torch.cat([p.detach().flatten().clone() for p in parameters])
     recipe = Recipe(Schedule(1, 1, Constant(1.0), Constant(0.0)), batch_size=96, weight_decay=0.0)
     generator = generator_for(0, "test")
-    train(model, images(), recipe, stage="test", generator=generator, report=print_nothing, companion=companion)
+    train(model, images(), recipe, stage="test", generator=generator, report=print_nothing, hook=hook)
     return float((torch.cat([p.detach().flatten() for p in parameters]) - before).norm())
 
 

@@ -14,7 +14,7 @@ def straight_through(values: Tensor, factor: Tensor) -> Tensor:
     return values + (values * factor - values).detach()
 
 
-class EffectiveWeight:
+class Reparametrization:
     """Lets a layer compute with ``effective(weight)`` until :meth:`remove`.
 
     Only during a forward pass does ``layer.weight`` mean the effective weight. At any other time it is the parameter,

@@ -10,7 +10,7 @@ from orchestrator.analysis.aggregate import Setting
 from orchestrator.analysis.sensitivity.factors import SEED_NOISE, Importance
 from orchestrator.report import formatting as wording
 from orchestrator.report.charts.model import XY, Bars, Series
-from orchestrator.report.data import Evidence
+from orchestrator.report.data import ReportData
 
 _DESIGNED = {
     "sobol_first": "first order (alone)",
@@ -46,7 +46,7 @@ def importance_bars(importances: Sequence[Importance], metric: str) -> Bars | No
     return Bars("importances", title, caption, "share of the variance", [str(x) for x in groups[0].x], groups, floor)
 
 
-def interaction(evidence: Evidence, first: str, second: str) -> XY | None:
+def interaction(evidence: ReportData, first: str, second: str) -> XY | None:
     """Means of the metric over the levels of one parameter, a line for each level of another, as observed."""
     metric = evidence.metric
     levels: list[dict[str, str]] = [_levels(evidence, name) for name in (first, second)]
@@ -101,7 +101,7 @@ def design_bars(importances: Sequence[Importance], metric: str) -> Bars | None:
     return Bars("design", title, caption, x_title, [str(x) for x in groups[0].x], groups)
 
 
-def _levels(evidence: Evidence, name: str) -> dict[str, str]:
+def _levels(evidence: ReportData, name: str) -> dict[str, str]:
     """Text for every value of a parameter; more than six numbers go into five groups of equal size."""
     values = [value for s in evidence.settings if (value := _value(s, name)) is not None]
     unique = list({_key(value): value for value in values}.values())

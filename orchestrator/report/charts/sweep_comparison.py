@@ -10,11 +10,11 @@ from orchestrator.report import formatting as wording
 from orchestrator.report.charts.model import Chart
 from orchestrator.report.charts.trade_offs import trade_off
 from orchestrator.report.conclusions import verdict
-from orchestrator.report.data import Evidence
+from orchestrator.report.data import ReportData
 from orchestrator.report.table_formats import Cell, Column, Table
 
 
-def together(evidence: Evidence, others: Sequence[Evidence]) -> list[Chart]:
+def together(evidence: ReportData, others: Sequence[ReportData]) -> list[Chart]:
     """The metric against MACs removed, a name for each sweep and arm, for the networks of this sweep."""
     rows = [
         {**row, "arm": f"{one.name}: {row.get('arm') or row['method']}"}
@@ -33,10 +33,10 @@ def together(evidence: Evidence, others: Sequence[Evidence]) -> list[Chart]:
     return charts
 
 
-def pairs_table(evidence: Evidence, others: Sequence[Evidence]) -> Table:
+def pairs_table(evidence: ReportData, others: Sequence[ReportData]) -> Table:
     """This sweep's settings minus the other sweeps' with the same arm and parameters, over the seeds in common."""
     metric = evidence.metric
-    found: list[tuple[Evidence, Setting, Setting, Difference]] = [
+    found: list[tuple[ReportData, Setting, Setting, Difference]] = [
         (other, one, theirs, between(one, theirs, metric))
         for other in others
         for one in evidence.settings

@@ -10,7 +10,7 @@ from orchestrator.analysis.aggregate import Mean, Setting
 from orchestrator.analysis.pareto import Direction, front, knee
 from orchestrator.report import formatting as wording
 from orchestrator.report.charts.model import XY, Chart, Series
-from orchestrator.report.data import Evidence
+from orchestrator.report.data import ReportData
 
 MOST_POINTS = 1200
 """Settings drawn in one figure; beyond it every arm is thinned evenly, but for the front."""
@@ -19,7 +19,7 @@ _LINES_UP_TO = 8
 COSTS: dict[str, Direction] = {"mac_sparsity": "max", "param_sparsity": "max", "latency_ms": "min"}
 
 
-def trade_offs(evidence: Evidence) -> list[Chart]:
+def trade_offs(evidence: ReportData) -> list[Chart]:
     """The metric against MACs removed, parameters removed and latency, for every network."""
     return [
         chart
@@ -29,7 +29,7 @@ def trade_offs(evidence: Evidence) -> list[Chart]:
     ]
 
 
-def trade_off(evidence: Evidence, cost: str, network: tuple[str, str], number: int = 0) -> XY | None:
+def trade_off(evidence: ReportData, cost: str, network: tuple[str, str], number: int = 0) -> XY | None:
     """One network's settings by arm, with the front, its knee, and the dense network; None where not measured."""
     metric = evidence.metric
     found = [s for s in evidence.settings if network == (str(s.point.get("model")), str(s.point.get("data")))]
@@ -73,7 +73,7 @@ def trade_off(evidence: Evidence, cost: str, network: tuple[str, str], number: i
     return XY(key, name, caption, x_title, y_title, series, level, shown)
 
 
-def speed_up(evidence: Evidence) -> XY | None:
+def speed_up(evidence: ReportData) -> XY | None:
     """Measured speed-up against MACs removed, beside what the MACs promise; None without latencies."""
     points: dict[int, tuple[Mean, Mean]] = {
         id(s): (x, y)
@@ -103,13 +103,13 @@ def speed_up(evidence: Evidence) -> XY | None:
     return XY("speed_up", title, caption, wording.titles("mac_sparsity"), "times as fast as dense", series)
 
 
-def arm_styles(evidence: Evidence) -> dict[str, int]:
+def arm_styles(evidence: ReportData) -> dict[str, int]:
     """Colour and symbol of every arm, the same in all figures."""
     return {arm: i for i, arm in enumerate(dict.fromkeys(setting.arm for setting in evidence.settings))}
 
 
 def _arms(
-    evidence: Evidence,
+    evidence: ReportData,
     found: Sequence[Setting],
     points: dict[int, tuple[Mean, Mean]],
     cost: str,
@@ -150,7 +150,7 @@ def _arms(
     return series
 
 
-def _hover(evidence: Evidence, setting: Setting, x: Mean, y: Mean, cost: str, metric: str) -> str:
+def _hover(evidence: ReportData, setting: Setting, x: Mean, y: Mean, cost: str, metric: str) -> str:
     unit_x, unit_y = (" %" if wording.is_share(name) else "" for name in (cost, metric))
     lines = [
         f"<b>{evidence.names.of(setting)}</b>",
@@ -161,7 +161,7 @@ def _hover(evidence: Evidence, setting: Setting, x: Mean, y: Mean, cost: str, me
     return "<br>".join(line for line in lines if line)
 
 
-def _thinned(known: Sequence[Setting], always: set[int], evidence: Evidence) -> set[int]:
+def _thinned(known: Sequence[Setting], always: set[int], evidence: ReportData) -> set[int]:
     if len(known) <= MOST_POINTS:
         return {id(setting) for setting in known}
     by_arm: dict[str, list[Setting]] = {}

@@ -13,7 +13,7 @@ from orchestrator.analysis.rankings import ranked
 from orchestrator.report import formatting as wording
 from orchestrator.report.charts.model import XY, Chart, Heat, Series
 from orchestrator.report.charts.trade_offs import arm_styles
-from orchestrator.report.data import Evidence
+from orchestrator.report.data import ReportData
 
 MOST_EPOCHS = 200
 MOST_CURVES = 24
@@ -21,7 +21,7 @@ MOST_COLUMNS = 48
 STAGES = {"baseline": "dense training", "sparse_training": "sparse training", "retrain": "retraining"}
 
 
-def curves(evidence: Evidence) -> list[Chart]:
+def curves(evidence: ReportData) -> list[Chart]:
     """Validation accuracy by epoch, one figure a stage: a line a setting, or an arm where there are many."""
     table = evidence.view("epochs")
     if not table.num_rows:
@@ -35,7 +35,7 @@ def curves(evidence: Evidence) -> list[Chart]:
     return charts
 
 
-def kept_shares(evidence: Evidence) -> list[Chart]:
+def kept_shares(evidence: ReportData) -> list[Chart]:
     """What every layer kept, a column a setting, a figure a network."""
     table = evidence.view("layers")
     table = table.filter(pc.not_equal(table["kind"], "norm"))
@@ -79,7 +79,7 @@ def layer_shares(table: pa.Table) -> dict[int, dict[str, float]]:
     return found
 
 
-def retraining(evidence: Evidence) -> XY | None:
+def retraining(evidence: ReportData) -> XY | None:
     """The metric against epochs of retraining, a line a schedule; None where the epochs were not varied."""
     metric, axis = evidence.metric, "retrain.epochs"
     if len({s.point.get(axis) for s in evidence.settings if s.point.get(axis) is not None}) < 2:
@@ -108,7 +108,7 @@ def retraining(evidence: Evidence) -> XY | None:
     return XY("retraining", title, caption, "epochs of retraining", wording.titles(metric), series, whole_x=True)
 
 
-def _curve(evidence: Evidence, table: pa.Table, stage: str) -> XY | None:
+def _curve(evidence: ReportData, table: pa.Table, stage: str) -> XY | None:
     table = table.filter(pc.is_finite(table["val_accuracy"]))
     by_setting = _groups(evidence, table, stage)
     labels = list(dict.fromkeys(by_setting.values()))
@@ -142,7 +142,7 @@ def _curve(evidence: Evidence, table: pa.Table, stage: str) -> XY | None:
     return XY(f"curves_{stage}", title, caption, "epoch", "validation accuracy, %", series, whole_x=True)
 
 
-def _lines(evidence: Evidence, points: dict[int, list[tuple[int, float]]], labels: Sequence[str]) -> list[Series]:
+def _lines(evidence: ReportData, points: dict[int, list[tuple[int, float]]], labels: Sequence[str]) -> list[Series]:
     styles, seen = arm_styles(evidence), dict[str, int]()
     series = []
     for line in sorted(points):
@@ -156,7 +156,7 @@ def _lines(evidence: Evidence, points: dict[int, list[tuple[int, float]]], label
     return series
 
 
-def _groups(evidence: Evidence, table: pa.Table, stage: str) -> dict[int, str]:
+def _groups(evidence: ReportData, table: pa.Table, stage: str) -> dict[int, str]:
     """The line that every setting with this stage belongs to."""
     present = sorted(table["setting"].unique().to_pylist())
     found = {i: evidence.settings[i] for i in present}
@@ -171,7 +171,7 @@ def _groups(evidence: Evidence, table: pa.Table, stage: str) -> dict[int, str]:
     return {i: setting.arm for i, setting in found.items()}
 
 
-def _columns(evidence: Evidence, members: Sequence[int]) -> list[int]:
+def _columns(evidence: ReportData, members: Sequence[int]) -> list[int]:
     if len(members) <= MOST_COLUMNS:
         return list(members)
     number = {id(evidence.settings[i]): i for i in members}

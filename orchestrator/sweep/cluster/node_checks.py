@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.data import DATA
 from orchestrator.methods import METHODS
 from orchestrator.models import MODELS
-from orchestrator.records.bucket_sync import withdraw
+from orchestrator.records.bucket_sync import delete_marker
 from orchestrator.retrain import SCHEDULES
 from orchestrator.spec.errors import SpecError, StoreAway
 from orchestrator.spec.trial import TrialSpec
@@ -111,7 +111,7 @@ def check_nodes(address: str, out: Path, specs: Iterable[TrialSpec]) -> None:
         raise UnfitNode("--out", f"{error.strerror}: {str(out)!r}") from error
     finally:
         with suppress(OSError):
-            withdraw(mark)
+            delete_marker(mark)
         for file in [mark, *(_reply(mark, node["NodeID"]) for node in nodes)]:
             with suppress(OSError):
                 file.unlink(missing_ok=True)

@@ -13,8 +13,17 @@ from orchestrator.spec.search_space import Resources
 from orchestrator.spec.trial import TrialSpec
 from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.cluster.node_checks import nodes_with, on_node
-from orchestrator.sweep.driver.allocation import Gpu, Load, Packing, keep, limit_of, packed, shared, without_gpus
-from orchestrator.sweep.driver.training_kinds import Network, networks, possible, trainings
+from orchestrator.sweep.driver.allocation import (
+    Allocation,
+    Gpu,
+    Load,
+    allocate,
+    allocate_without_gpus,
+    keep,
+    limit_of,
+    shared,
+)
+from orchestrator.sweep.driver.training_kinds import Network, networks, representative_trials, training_kinds
 from orchestrator.sweep.planning import Plan
 
 _LOOK_SECONDS = 0.5
@@ -37,7 +46,9 @@ def check_networks(planned: Plan, waiting: Collection[str], fits: Callable[[Tria
         fits: a network is known to take its data, and need not be tried.
         check: called while the answer is waited for.
     """
-    found = [network for network in networks(possible(planned, waiting), planned.arms) if not fits(network.spec)]
+    found = [
+        network for network in networks(representative_trials(planned, waiting), planned.arms) if not fits(network.spec)
+    ]
     if not found:
         return
     nodes = nodes_with("CPU")
@@ -54,19 +65,21 @@ def check_networks(planned: Plan, waiting: Collection[str], fits: Callable[[Tria
         raise UnfitModel("", "; ".join(refused))
 
 
-def packing_of(planned: Plan, waiting: Collection[str], folder: Path, data_cache: Path | None, check: Check) -> Packing:
+def allocation_of(
+    planned: Plan, waiting: Collection[str], folder: Path, data_cache: Path | None, check: Check
+) -> Allocation:
     """What one trial holds: as the search space fixes it, or as is measured now on a GPU of the cluster.
 
     What was measured is kept in the sweep's folder, with the number of trials at once that it may have fallen back to.
     """
     if planned.space.resources != "auto":
-        return Packing(planned.space.resources)
+        return Allocation(planned.space.resources)
     gpus = nodes_with("GPU")
     if not gpus:
-        return without_gpus()
+        return allocate_without_gpus()
     found, smallest = _survey(gpus, check)
     cpus = min(gpu.cpus for gpu in found)
-    wanted = trainings(trial.spec for trial in possible(planned, waiting))
+    wanted = training_kinds(trial.spec for trial in representative_trials(planned, waiting))
     workspace = {"out": str(folder.parent), "sweep": folder.name, "threads": max(1, int(cpus))}
     workspace |= {"data_cache": None if data_cache is None else str(data_cache)}
     task: Any = ray.remote(num_cpus=min(1.0, cpus), num_gpus=1, max_retries=0, max_calls=1)(_loads)
@@ -80,11 +93,11 @@ def packing_of(planned: Plan, waiting: Collection[str], folder: Path, data_cache
     else:
         problem = "no training could be tried"
     if loads:
-        packing = packed(loads, found, limit_of(folder))
+        allocation = allocate(loads, found, limit_of(folder))
     else:
-        packing = shared(Resources(cpus=cpus, gpus=1), 1, f"nothing was measured: {problem}")
-    keep(folder, packing, loads, found)
-    return packing
+        allocation = shared(Resources(cpus=cpus, gpus=1), 1, f"nothing was measured: {problem}")
+    keep(folder, allocation, loads, found)
+    return allocation
 
 
 def _survey(nodes: Sequence[dict[str, Any]], check: Check) -> tuple[list[Gpu], str]:

@@ -24,14 +24,14 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 import ray
 from ray import tune
 
-from orchestrator.records.bucket_sync import withdraw
+from orchestrator.records.bucket_sync import delete_marker
 from orchestrator.spec.search_space import Resources
 from orchestrator.storage.uri import address_of
-from orchestrator.sweep.cluster.tune_searcher import Feed, LastFirst, Listener, StoreFull, sweep_folder
-from orchestrator.sweep.driver.allocation import Packing
+from orchestrator.sweep.cluster.tune_searcher import Feed, LifoScheduler, Listener, StoreFull, sweep_folder
+from orchestrator.sweep.driver.allocation import Allocation
 from orchestrator.sweep.driver.jobs import Events, Job, JobQueue
 from orchestrator.sweep.driver.suggestions import Suggestions
-from orchestrator.sweep.stopping.policy import Referee
+from orchestrator.sweep.stopping.policy import StoppingPolicy
 
 _ASKED = 32
 """Workers asked for at least, where there is work for them: a cluster that starts machines on demand sees no more."""
@@ -78,41 +78,41 @@ def slots(resources: Resources) -> int:
 def run_jobs(
     jobs: Sequence[Job],
     workspace: Mapping[str, Any],
-    packing: Packing,
+    allocation: Allocation,
     events: Events,
     check: Callable[[], None],
     *,
     suggestions: Suggestions | None = None,
     stage_is_there: Callable[[str, str], bool] = lambda name, key: False,
-    referee: Referee | None = None,
+    policy: StoppingPolicy | None = None,
 ) -> None:
     """Run every job, and the trials that a search suggests meanwhile; returns when all have ended.
 
     What `check` raises, between two events, stops it. `stage_is_there` says which shared stages of a suggested trial
-    need no job. The `referee` hears the trials at its rungs and ends the weak ones. Where trials that share a GPU by
+    need no job. The `policy` hears the trials at its rungs and ends the weak ones. Where trials that share a GPU by
     our own choice run out of its memory, what runs is let end, and the rest goes on with half as many at once.
     """
     queue = JobQueue(jobs)
     for left in sweep_folder(workspace).glob(".retreat-*"):  # by a driver that was killed
-        withdraw(left)
+        delete_marker(left)
     while True:
-        retreat = sweep_folder(workspace) / f".retreat-{secrets.token_hex(4)}" if packing.may_halve else None
+        retreat = sweep_folder(workspace) / f".retreat-{secrets.token_hex(4)}" if allocation.may_halve else None
         place = {
             **workspace,
-            "cpus": packing.resources.cpus,
-            "advice": packing.advice,
+            "cpus": allocation.resources.cpus,
+            "advice": allocation.advice,
             "retreat": None if retreat is None else address_of(retreat),
         }
-        feed = Feed(queue, place, events, suggestions, stage_is_there, referee)
+        feed = Feed(queue, place, events, suggestions, stage_is_there, policy)
         try:
-            _run_wave(feed, packing.resources, check)
+            _run_wave(feed, allocation.resources, check)
         finally:
             if retreat is not None:
-                withdraw(retreat)
+                delete_marker(retreat)
         if not feed.crowded:
             return
-        packing = packing.halved()
-        events.repacked(packing)
+        allocation = allocation.halved()
+        events.reallocated(allocation)
 
 
 def _run_wave(feed: Feed, resources: Resources, check: Callable[[], None]) -> None:
@@ -124,7 +124,7 @@ def _run_wave(feed: Feed, resources: Resources, check: Callable[[], None]) -> No
     scratch = tempfile.mkdtemp(prefix="prunesweep-tune-")
     tuner = tune.Tuner(
         tune.with_resources(_work, shape),
-        tune_config=tune.TuneConfig(search_alg=feed, scheduler=LastFirst(feed), num_samples=-1, reuse_actors=True),
+        tune_config=tune.TuneConfig(search_alg=feed, scheduler=LifoScheduler(feed), num_samples=-1, reuse_actors=True),
         run_config=tune.RunConfig(
             storage_path=scratch,
             name="jobs",

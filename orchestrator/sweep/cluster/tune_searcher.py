@@ -13,14 +13,14 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.records.bucket_sync import post, refresh
+from orchestrator.records.bucket_sync import refresh, write_marker
 from orchestrator.records.records import read_result, write_result
 from orchestrator.spec.errors import out_of_space
 from orchestrator.spec.result import TrialResult
 from orchestrator.storage.uri import store_folder
 from orchestrator.sweep.driver.jobs import LATENCY, Events, Job, JobQueue, jobs_of, measuring_job
 from orchestrator.sweep.driver.suggestions import Suggestions
-from orchestrator.sweep.stopping.policy import Progress, Referee
+from orchestrator.sweep.stopping.policy import Progress, StoppingPolicy
 from orchestrator.sweep.worker.work import verdict_path
 
 _WAIT_SECONDS = 5.0
@@ -46,14 +46,14 @@ class Feed(Searcher):
         events: Events,
         suggestions: Suggestions | None,
         stage_is_there: Callable[[str, str], bool],
-        referee: Referee | None,
+        policy: StoppingPolicy | None,
     ) -> None:
         super().__init__()
         self.queue = queue
         self.events = events
         self.given: dict[str, Job] = {}
         self._workspace = dict(workspace)
-        self._suggestions, self._stage_is_there, self._referee = suggestions, stage_is_there, referee
+        self._suggestions, self._stage_is_there, self._policy = suggestions, stage_is_there, policy
         self.full: str | None = None
         """What a worker or the driver met when it could no longer write. Tune would take an exception raised here for
         the trial's; the listener ends the run."""
@@ -84,7 +84,7 @@ class Feed(Searcher):
             "arm": job.arm,
             "point": dict(job.point),
             "spec": job.spec.model_dump(mode="json"),
-            "rungs": self._referee.rungs if self._referee is not None and job.kind == "trial" else (),
+            "rungs": self._policy.rungs if self._policy is not None and job.kind == "trial" else (),
         }
         # As text: Tune flattens and compares every value of a configuration at every report.
         return {"job": json.dumps(described), "workspace": json.dumps(self._workspace)}
@@ -100,11 +100,11 @@ class Feed(Searcher):
 
     def judge(self, job: Job, told: Mapping[str, Any]) -> None:
         """A trial waits at a rung: it finds the verdict, if it is to end, when this has returned."""
-        assert self._referee is not None
+        assert self._policy is not None
         progress = Progress(job.key, told["rung"], told["curve"], told["sizes"])
-        reason = self._referee.decide(progress)
+        reason = self._policy.decide(progress)
         if reason is not None:
-            post(verdict_path(self._folder(job), progress.rung), f"{self._referee.rule.name}: {reason}")
+            write_marker(verdict_path(self._folder(job), progress.rung), f"{self._policy.rule.name}: {reason}")
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         job = self.given.pop(trial_id, None)
@@ -127,7 +127,7 @@ class Feed(Searcher):
         if result is not None and result.get("back"):
             self.crowded = True
             # What was given out and has not begun comes back at once.
-            post(store_folder(str(self._workspace["retreat"])), "")
+            write_marker(store_folder(str(self._workspace["retreat"])), "")
             self.queue.back(job)
             self.events.returned(job)
             return
@@ -201,7 +201,7 @@ class Feed(Searcher):
         """Nothing: the records are the state."""
 
 
-class LastFirst(FIFOScheduler):
+class LifoScheduler(FIFOScheduler):
     """Gives a worker that is free the job that was given out last.
 
     Tune asks for a worker for each job that waits, and throws that worker away, started or starting, when the job goes

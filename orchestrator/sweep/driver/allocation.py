@@ -43,7 +43,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Packing:
+class Allocation:
     """What one trial holds, and whether fewer trials at once would give it more."""
 
     resources: Resources
@@ -65,28 +65,28 @@ class Packing:
             return f"resources gives a trial {held:g} of a GPU: raise resources.gpus, or say resources: auto"
         return "it had its GPU to itself (resources): a smaller batch_size or model needs less"
 
-    def halved(self) -> Packing:
+    def halved(self) -> Allocation:
         """The same with half as many trials a GPU."""
         assert self.whole is not None
         per_gpu = max(1, self.per_gpu // 2)
         return shared(self.whole, per_gpu, f"a trial ran out of memory with {self.per_gpu} at once")
 
 
-def shared(whole: Resources, per_gpu: int, why: str) -> Packing:
+def shared(whole: Resources, per_gpu: int, why: str) -> Allocation:
     """A GPU and its CPU cores shared out among trials."""
     cpus = whole.cpus / per_gpu
     # Ray counts in ten-thousandths, and rounds: three times 0.3334 would be more than there is.
     gpus = math.floor(whole.gpus * 10_000 / per_gpu) / 10_000
-    return Packing(Resources(cpus=float(math.floor(cpus)) if cpus >= 1 else cpus, gpus=gpus), whole, per_gpu, why)
+    return Allocation(Resources(cpus=float(math.floor(cpus)) if cpus >= 1 else cpus, gpus=gpus), whole, per_gpu, why)
 
 
-def without_gpus() -> Packing:
+def allocate_without_gpus() -> Allocation:
     """One core a trial: what `auto` is where no GPU is."""
     one = Resources(cpus=1, gpus=0)
-    return Packing(one, one, 1, "no GPU in the cluster")
+    return Allocation(one, one, 1, "no GPU in the cluster")
 
 
-def packed(loads: Sequence[Load], gpus: Sequence[Gpu], at_most: int | None = None) -> Packing:
+def allocate(loads: Sequence[Load], gpus: Sequence[Gpu], at_most: int | None = None) -> Allocation:
     """As many trials as the smallest GPU holds of the heaviest training, as long as each still gains.
 
     Args:
@@ -104,7 +104,7 @@ def packed(loads: Sequence[Load], gpus: Sequence[Gpu], at_most: int | None = Non
             int(smallest.memory * _USABLE // heaviest.memory),
             f"memory: {heaviest.what} takes {_gib(heaviest.memory)} of {_gib(smallest.memory)}",
         ),
-        (worth(busiest.busy), f"busyness: {busiest.what} keeps it {told}"),
+        (saturation(busiest.busy), f"busyness: {busiest.what} keeps it {told}"),
         (int(cpus), f"CPUs: {cpus:g} a GPU"),
         *([(at_most, "an earlier run ran out of memory with more")] if at_most is not None else []),
     ]
@@ -113,29 +113,33 @@ def packed(loads: Sequence[Load], gpus: Sequence[Gpu], at_most: int | None = Non
     return shared(whole, max(1, count), f"{smallest.name}; {reason}")
 
 
-def worth(busy: float | None) -> int:
+def saturation(busy: float | None) -> int:
     """Trials at once after which another gains nothing: kernels of different trials take turns on a GPU."""
     if busy is None:
         return 1
     return max(1, math.ceil(_FULL / max(busy, 0.01) - 1e-9))
 
 
-def keep(folder: Path, packing: Packing, loads: Sequence[Load] = (), gpus: Sequence[Gpu] = ()) -> None:
+def keep(folder: Path, allocation: Allocation, loads: Sequence[Load] = (), gpus: Sequence[Gpu] = ()) -> None:
     """Write what was chosen, and what was measured for it."""
     _write(
         folder,
-        packing,
+        allocation,
         {"limit": limit_of(folder), "gpus": [asdict(g) for g in gpus], "loads": [asdict(x) for x in loads]},
     )
 
 
-def keep_fall_back(folder: Path, packing: Packing) -> None:
+def save_fall_back(folder: Path, allocation: Allocation) -> None:
     """Write that trials ran out of memory: no later run of the sweep has more of them at once."""
-    _write(folder, packing, (kept(folder) or {}) | {"limit": packing.per_gpu})
+    _write(folder, allocation, (kept(folder) or {}) | {"limit": allocation.per_gpu})
 
 
-def _write(folder: Path, packing: Packing, more: Mapping[str, Any]) -> None:
-    chosen = {"trials_per_gpu": packing.per_gpu, "resources": packing.resources.model_dump(), "why": packing.why}
+def _write(folder: Path, allocation: Allocation, more: Mapping[str, Any]) -> None:
+    chosen = {
+        "trials_per_gpu": allocation.per_gpu,
+        "resources": allocation.resources.model_dump(),
+        "why": allocation.why,
+    }
     with replacing(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(dict(more) | chosen, indent=2) + "\n", encoding="utf-8")
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.trial import TrialSpec
-from orchestrator.sweep.driver.allocation import Packing
+from orchestrator.sweep.driver.allocation import Allocation
 from orchestrator.sweep.planning import Plan, PlannedTrial, stages_of
 
 LATENCY = "latency"
@@ -58,7 +58,7 @@ class Events(Protocol):
     def returned(self, job: Job) -> None:
         """It runs no longer and waits again."""
 
-    def repacked(self, packing: Packing) -> None:
+    def reallocated(self, allocation: Allocation) -> None:
         """From here on fewer trials share a GPU."""
 
     def tick(self) -> None: ...

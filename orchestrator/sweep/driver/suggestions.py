@@ -13,8 +13,8 @@ from orchestrator.spec.errors import SpecError, out_of_space
 from orchestrator.spec.result import TrialResult
 from orchestrator.sweep.planning import Plan, PlannedTrial, drawn_before
 from orchestrator.sweep.search.drawn import forget_drawn, note_drawn
-from orchestrator.sweep.search.observation import Judgement, Known, judge, needs_latency
-from orchestrator.sweep.space.arms import located
+from orchestrator.sweep.search.observation import EvaluatedTrial, Observation, needs_latency, observe
+from orchestrator.sweep.space.arms import match_record
 
 JOURNAL = "optuna.journal"
 """In the sweep's folder: the search as Optuna's dashboard shows it, a view of the records."""
@@ -43,8 +43,8 @@ class Suggestions:
         self._counted = {trial.trial_id for trial in planned.trials}
         """Trials of this sweep: recorded, ready or under way."""
         self._ready: deque[PlannedTrial] = deque()
-        self._news: deque[tuple[str, Judgement]] = deque()
-        self._arrivals: deque[tuple[int, PlannedTrial, Judgement]] = deque()
+        self._news: deque[tuple[str, Observation]] = deque()
+        self._arrivals: deque[tuple[int, PlannedTrial, Observation]] = deque()
         self._changed = threading.Condition()
         self._over = self._closing = False
         self._full: OSError | None = None
@@ -95,11 +95,11 @@ class Suggestions:
         """A trial has ended; False if its latency must be measured before the search can be told."""
         if self._lacks_latency(result.trial_id):
             return False
-        judgement = judge(self._space, result, read_latency(self._folder / "trials" / result.trial_id))
+        observation = observe(self._space, result, read_latency(self._folder / "trials" / result.trial_id))
         with self._changed:
             self._under_way.discard(result.trial_id)
             self._counted.add(result.trial_id)
-            self._news.append((result.trial_id, judgement))
+            self._news.append((result.trial_id, observation))
             self._changed.notify_all()
         return True
 
@@ -107,7 +107,7 @@ class Suggestions:
         """A trial has ended and its latency cannot be measured: the search is told that it failed."""
         with self._changed:
             self._under_way.discard(trial_id)
-            self._news.append((trial_id, Judgement("failed")))
+            self._news.append((trial_id, Observation("failed")))
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -139,11 +139,11 @@ class Suggestions:
                 result = read_result(folder / RESULT)
             except DamagedRecord:
                 continue
-            place = located(self._arms, result)
+            place = match_record(self._arms, result)
             if place is not None:
                 with self._changed:
                     self._counted.add(trial_id)
-                    self._arrivals.append((*place, judge(self._space, result, read_latency(folder))))
+                    self._arrivals.append((*place, observe(self._space, result, read_latency(folder))))
                     self._changed.notify_all()
 
     def _enough(self) -> bool:
@@ -172,12 +172,12 @@ class Suggestions:
 
     def _serve(self, unended: Sequence[PlannedTrial]) -> None:
         # Optuna takes a second to import: in this thread, not in the driver's.
-        from orchestrator.sweep.search.adaptive.ask_tell import Exhausted, Proposer
+        from orchestrator.sweep.search.adaptive.ask_tell import AskTell, Exhausted
 
         known = self._known({trial.trial_id for trial in unended})
-        proposer = Proposer(self._space, self._arms, known, self._folder / JOURNAL)
+        proposer = AskTell(self._space, self._arms, known, self._folder / JOURNAL)
         for trial in unended:
-            proposer.expect(self._index(trial), trial)
+            proposer.register_running(self._index(trial), trial)
         while True:
             with self._changed:
                 self._changed.wait_for(self._something_to_do)
@@ -185,17 +185,17 @@ class Suggestions:
                 self._news.clear()
                 self._arrivals.clear()
                 closing = self._closing
-            for trial_id, judgement in news:
-                proposer.tell(trial_id, judgement)
-            for index, trial, judgement in arrivals:
-                proposer.expect(index, trial)
-                proposer.tell(trial.trial_id, judgement)
+            for trial_id, observation in news:
+                proposer.tell(trial_id, observation)
+            for index, trial, observation in arrivals:
+                proposer.register_running(index, trial)
+                proposer.tell(trial.trial_id, observation)
             if closing:
                 break
             if news or arrivals or not self._asks():
                 continue
             try:
-                trial = proposer.propose()
+                trial = proposer.ask()
             except Exhausted as reason:
                 self._end(f"the search ended before {self._wanted} trials: {reason}")
             except SpecError as problem:
@@ -208,7 +208,7 @@ class Suggestions:
                     self._ready.append(trial)
                     self._changed.notify_all()
         for trial in self._ready:
-            proposer.withdraw(trial.trial_id)
+            proposer.cancel(trial.trial_id)
             forget_drawn(self._folder, trial)
         if proposer.impossible:
             self.notes.append(f"{proposer.impossible} suggestions could not be tried; the last: {proposer.problem}")
@@ -219,7 +219,7 @@ class Suggestions:
     def _something_to_do(self) -> bool:
         return bool(self._closing or self._news or self._arrivals or self._asks())
 
-    def _known(self, waiting: set[str]) -> list[Known]:
+    def _known(self, waiting: set[str]) -> list[EvaluatedTrial]:
         """What is recorded, of this sweep and of those it starts from; this sweep's word goes first."""
         known = list(self._planned.known)
         # What has been recorded since the sweep was planned: a worker of an earlier driver may have lived so long.
@@ -228,7 +228,7 @@ class Suggestions:
         )
         for name in self._space.search.warm_start:
             known += drawn_before(self._space, self._arms, self._folder.parent / name)
-        found: dict[str, Known] = {}
+        found: dict[str, EvaluatedTrial] = {}
         for one in known:
             if one[1].trial_id not in waiting:
                 found.setdefault(one[1].trial_id, one)

@@ -11,7 +11,7 @@ from orchestrator.methods import METHODS
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.trial import TrialSpec, key_of
 from orchestrator.sweep.planning import Plan
-from orchestrator.sweep.space.arms import JoinedArm, PlannedTrial, ends
+from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial, ends
 
 _SHAPING = frozenset(
     {"method", "baseline", "baseline.batch_size", "baseline.optimizer", "retrain", "retrain.batch_size", "target"}
@@ -37,7 +37,7 @@ class Training:
         return f"{self.spec.method.name} with {on}" if self.sparse else on
 
 
-def trainings(specs: Iterable[TrialSpec]) -> list[Training]:
+def training_kinds(specs: Iterable[TrialSpec]) -> list[Training]:
     """The distinct trainings, those on one data set together.
 
     A retraining weighs less than the training of the dense network at its batch size, and is not told from it.
@@ -67,7 +67,7 @@ class Network:
     where: str
 
 
-def networks(trials: Iterable[PlannedTrial], arms: Sequence[JoinedArm]) -> list[Network]:
+def networks(trials: Iterable[PlannedTrial], arms: Sequence[ExpandedArm]) -> list[Network]:
     """The distinct networks on distinct data."""
     found: dict[str, Network] = {}
     for trial in trials:
@@ -78,7 +78,7 @@ def networks(trials: Iterable[PlannedTrial], arms: Sequence[JoinedArm]) -> list[
     return list(found.values())
 
 
-def possible(planned: Plan, waiting: Collection[str]) -> list[PlannedTrial]:
+def representative_trials(planned: Plan, waiting: Collection[str]) -> list[PlannedTrial]:
     """Trials that stand for all that have still to run: those ``waiting`` (ids), and of what a search has still to draw
     one of each kind.
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from orchestrator.storage.bucket import Bucket
-from orchestrator.storage.object_info import Stored
+from orchestrator.storage.object_info import ObjectInfo
 
 _OUTPUT = re.compile(r"cache/([a-z_]+)/([0-9a-f]{12})")
 _DRAFT = re.compile(r"cache/[a-z_]+/\.[0-9a-f]{12}-checkpoint|([^/]+/){0,2}\.(preflight|retreat)-[0-9a-f-]+")
@@ -41,9 +41,9 @@ def left_in_bucket(
                 yield out / name, "lock" if _LEASE.fullmatch(name) else "draft", size
 
 
-def _entries(listing: dict[str, Stored]) -> dict[str, list[Stored]]:
+def _entries(listing: dict[str, ObjectInfo]) -> dict[str, list[ObjectInfo]]:
     """Objects by the stage output, checkpoint, lease or draft that they are part of; all others are left out."""
-    found: dict[str, list[Stored]] = defaultdict(list)
+    found: dict[str, list[ObjectInfo]] = defaultdict(list)
     for name, stored in listing.items():
         for path in (name, name.rpartition("/")[0]):
             if any(kind.fullmatch(path) for kind in (_OUTPUT, _DRAFT, _LEASE)):

@@ -18,7 +18,7 @@ from orchestrator.records.records import DamagedRecord, read_results
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.storage.bucket import bucket_of
-from orchestrator.storage.driver_lock import DriverAtWork, without_driver
+from orchestrator.storage.driver_lock import DriverAtWork, exclude_driver
 from orchestrator.storage.uri import address_of
 from orchestrator.sweep.maintenance.bucket_garbage import left_in_bucket
 from orchestrator.sweep.planning import STAGE_NAMES, plan, stages_of
@@ -71,7 +71,7 @@ def clean(out: Path, *, dry_run: bool = False) -> Cleaning:
         idle = []
         for folder in sweeps:
             try:
-                locks.enter_context(without_driver(folder))
+                locks.enter_context(exclude_driver(folder))
                 idle.append(folder)
             except DriverAtWork as busy:
                 done.kept.append(f"{busy}; its folder, and all drafts and locks of the cache, stay")

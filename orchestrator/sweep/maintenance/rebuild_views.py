@@ -10,7 +10,7 @@ from orchestrator.records.records import recorded_ids
 from orchestrator.records.views import ViewWriter
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.storage.driver_lock import without_driver
+from orchestrator.storage.driver_lock import exclude_driver
 from orchestrator.sweep.planning import plan
 
 
@@ -37,7 +37,7 @@ def sync(folder: Path) -> Synced:
     path = folder / "searchspace.yaml"
     space = SearchSpace.load(path)
     out = folder.resolve().parent
-    with without_driver(folder):
+    with exclude_driver(folder):
         recorded = recorded_ids(folder)
         complete = plan(space, folder).total <= len(recorded)
         writer = ViewWriter(out, space.name, question=space.question or "", searchspace=path.read_text("utf-8"))

@@ -12,7 +12,7 @@ from SALib.sample import sobol as sobol_sample
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import Axis, Search, SearchSpace
 from orchestrator.sweep.search.quasirandom import value_at
-from orchestrator.sweep.space.arms import JoinedArm, joined_arms
+from orchestrator.sweep.space.arms import ExpandedArm, expand_arms
 
 MORRIS_LEVELS = 4
 
@@ -68,10 +68,10 @@ def design_of(space: SearchSpace) -> Design:
     Raises:
         BadDesign: several arms, another search, or a number of blocks or trajectories that is missing or cannot be.
     """
-    return _design_of(space.search, joined_arms(space))
+    return _design_of(space.search, expand_arms(space))
 
 
-def design_points(search: Search, arms: Sequence[JoinedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
+def design_points(search: Search, arms: Sequence[ExpandedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Index of the arm and a point of its axes: every point of the design, once for every seed of a `seed` axis.
 
     Raises:
@@ -93,7 +93,7 @@ def problem(axes: Mapping[str, Axis]) -> dict[str, Any]:
     return {"num_vars": len(axes), "names": list(axes), "bounds": [[0.0, 1.0]] * len(axes)}
 
 
-def _design_of(search: Search, arms: Sequence[JoinedArm]) -> Design:
+def _design_of(search: Search, arms: Sequence[ExpandedArm]) -> Design:
     if len(arms) > 1:
         found = ", ".join(arm.label for arm in arms)
         raise BadDesign("arms", f"a {search.name} design is over the axes of one arm, found {len(arms)}: {found}")

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.records.bucket_sync import withdraw
+from orchestrator.records.bucket_sync import delete_marker
 from orchestrator.records.records import RESULT
 from orchestrator.spec.errors import SpecError
 from orchestrator.storage.atomic import write_once
-from orchestrator.sweep.space.arms import JoinedArm, PlannedTrial
+from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial
 
 DRAWN = "drawn.json"
 """In a trial's folder: where it lies in the search space, written before it starts."""
@@ -26,12 +26,12 @@ def note_drawn(sweep_folder: Path, trial: PlannedTrial) -> None:
 def forget_drawn(sweep_folder: Path, trial: PlannedTrial) -> None:
     """Take back that a trial was drawn which has not been started."""
     folder = sweep_folder / "trials" / trial.trial_id
-    withdraw(folder / DRAWN)
+    delete_marker(folder / DRAWN)
     with suppress(OSError):
         folder.rmdir()
 
 
-def drawn_and_not_ended(arms: Sequence[JoinedArm], sweep_folder: Path) -> list[PlannedTrial]:
+def drawn_and_not_ended(arms: Sequence[ExpandedArm], sweep_folder: Path) -> list[PlannedTrial]:
     """What was drawn, lies in the space still and has no record; in the order of trial ids."""
     found: list[PlannedTrial] = []
     for path in sorted(sweep_folder.glob(f"trials/*/{DRAWN}")):

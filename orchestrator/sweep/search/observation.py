@@ -21,7 +21,7 @@ _TEST_ALONE = ("dense_accuracy", "pruned_accuracy", "top5_accuracy")
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Observation:
     """An ended trial as a search is told of it."""
 
     state: Literal["complete", "stopped", "failed"]
@@ -33,27 +33,27 @@ class Judgement:
     """Of the trial's retraining that was done."""
 
 
-Known = tuple[int, PlannedTrial, Judgement]
+EvaluatedTrial = tuple[int, PlannedTrial, Observation]
 """Index of the arm, the trial, and what a search is told of it."""
 
 
-def judge(space: SearchSpace, result: TrialResult, latency: Latency | None) -> Judgement:
+def observe(space: SearchSpace, result: TrialResult, latency: Latency | None) -> Observation:
     """What a search is told of an ended trial.
 
     A trial without one of the values asked for has failed as far as the search goes.
     """
     if result.status not in ("done", "stopped"):
-        return Judgement("failed")
+        return Observation("failed")
     seen = seen_of(result, latency)
     values = tuple(seen[name] for name in space.objectives if math.isfinite(seen.get(name, math.nan)))
     broken = {name: violation(text, seen[name]) for name, text in space.constraints.items() if name in seen}
     whole = len(values) == len(space.objectives)
     if result.status == "stopped":
         last = values if whole and len(values) == 1 else ()
-        return Judgement("stopped", last, broken, result.stopped_at or 0.0)
+        return Observation("stopped", last, broken, result.stopped_at or 0.0)
     if not whole or len(broken) < len(space.constraints):
-        return Judgement("failed")
-    return Judgement("complete", values, broken)
+        return Observation("failed")
+    return Observation("complete", values, broken)
 
 
 def seen_of(result: TrialResult, latency: Latency | None) -> dict[str, float]:

@@ -33,7 +33,7 @@ class PlannedTrial:
 
 
 @dataclass(frozen=True)
-class JoinedArm:
+class ExpandedArm:
     """An arm with the base and the shared axes joined in, and where each of its values was written."""
 
     label: str
@@ -93,14 +93,14 @@ class JoinedArm:
             yield dict(zip(self.axes, values, strict=True))
 
 
-def joined_arms(space: SearchSpace) -> list[JoinedArm]:
+def expand_arms(space: SearchSpace) -> list[ExpandedArm]:
     """Every arm of a search space; one where it names none.
 
     Raises:
         SpecError: an axis of no section, or two arms that plan the same trials.
     """
     base_sources = {path: join("base", path) for path in _leaves(space.base)}
-    arms: list[JoinedArm] = []
+    arms: list[ExpandedArm] = []
     seen: dict[str, str] = {}
     for i, arm in enumerate(space.arms) if space.arms else [(None, None)]:
         config = dict(space.base)
@@ -123,11 +123,11 @@ def joined_arms(space: SearchSpace) -> list[JoinedArm]:
         for name in axes:
             if name.split(".")[0] not in SECTIONS:
                 raise SpecError(axis_sources[name], f"unknown name {name!r}{nearest(name.split('.')[0], SECTIONS)}")
-        arms.append(JoinedArm(label, config, sources, axes, axis_sources))
+        arms.append(ExpandedArm(label, config, sources, axes, axis_sources))
     return arms
 
 
-def located(arms: Sequence[JoinedArm], result: TrialResult) -> tuple[int, PlannedTrial] | None:
+def match_record(arms: Sequence[ExpandedArm], result: TrialResult) -> tuple[int, PlannedTrial] | None:
     """Index of the arm and the point of the axes at which a recorded trial lies; None if it is not of this space."""
     for index in sorted(range(len(arms)), key=lambda i: arms[i].label != result.arm):
         for point in arms[index].candidates(result):
@@ -140,7 +140,7 @@ def located(arms: Sequence[JoinedArm], result: TrialResult) -> tuple[int, Planne
     return None
 
 
-def check_ends(arms: Sequence[JoinedArm]) -> None:
+def check_endpoints(arms: Sequence[ExpandedArm]) -> None:
     """Try every listed value and both ends of every range; raise what is wrong with one that no trial can have.
 
     A value is tried with the others at their first and at their last, so that a combination that cannot be is left for

@@ -39,7 +39,7 @@ class Progress:
     """Of the network after the cut."""
 
 
-class Referee:
+class StoppingPolicy:
     """Hears every trial at every rung and says which of them end.
 
     What it has heard can be told again from the records, so that a resumed sweep compares with all that ran before.
@@ -65,7 +65,7 @@ class Referee:
         assert isinstance(self.rule, Asha)
         costs = [self._costs(other) for other in others]
         ahead = (better_fronts if isinstance(self.rule, Moasha) else better)(self._costs(progress), costs)
-        if ahead < places(self.rule.keep, len(others) + 1):
+        if ahead < n_survivors(self.rule.keep, len(others) + 1):
             return None
         return f"{ahead} of {len(others) + 1} trials are ahead at {self._where(progress)}, {self.rule.keep:g} go on"
 
@@ -121,7 +121,7 @@ def epochs_at(rung: float, epochs: int) -> int:
     return math.ceil(rung * epochs - 1e-9)
 
 
-def places(keep: float, trials: int) -> int:
+def n_survivors(keep: float, trials: int) -> int:
     """How many of the trials at a rung go on, at least one."""
     return max(1, math.floor(keep * trials + 1e-9))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.records.bucket_sync import posted, publish, refresh_trial, withdraw
+from orchestrator.records.bucket_sync import delete_marker, read_marker, refresh_trial, upload
 from orchestrator.records.records import write_latency, write_result
 from orchestrator.spec.errors import OUT_OF_MEMORY, out_of_space
 from orchestrator.spec.result import EpochRow
@@ -38,7 +38,7 @@ def work(job: Mapping[str, Any], place: Mapping[str, Any], tell: Tell, device: s
     from orchestrator.trial.run import reason
 
     retreat = place["retreat"]
-    if retreat is not None and posted(store_folder(retreat)) is not None:
+    if retreat is not None and read_marker(store_folder(retreat)) is not None:
         tell({"done": True, "error": None, "back": True})
         return
     try:
@@ -101,7 +101,7 @@ def _done(job: Mapping[str, Any], place: Mapping[str, Any], tell: Tell, device: 
         folder = workspace.trial_folder(spec.trial_id)
         if result.status == "done":
             # Before the record: who finds one finds the network.
-            publish([folder / "model.safetensors", folder / "cut.json"])
+            upload([folder / "model.safetensors", folder / "cut.json"])
         write_result(folder, result)
         return result.error
     try:
@@ -139,7 +139,7 @@ class _Reporter:
 
     def forget_verdicts(self) -> None:
         for rung in range(len(self._rungs)):
-            withdraw(verdict_path(self._folder, rung))
+            delete_marker(verdict_path(self._folder, rung))
 
     def cut(self, sizes: dict[str, float]) -> None:
         self._sizes = sizes
@@ -168,7 +168,7 @@ class _Reporter:
         self._last = time.monotonic()
         self._tell({**told, "rung": rung, "curve": list(self._curve), "sizes": self._sizes})
         path = verdict_path(self._folder, rung)
-        why = posted(path)
+        why = read_marker(path)
         if why is not None:
-            withdraw(path)
+            delete_marker(path)
             raise Stopped(why, share)

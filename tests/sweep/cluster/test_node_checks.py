@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from orchestrator.records.bucket_sync import post
+from orchestrator.records.bucket_sync import write_marker
 from orchestrator.storage.bucket import bucket_of
 from orchestrator.storage.uri import store_folder
 from orchestrator.sweep.cluster import node_checks as preflight
@@ -67,7 +67,7 @@ def test_a_node_that_cannot_use_the_bucket_is_named(node: str, bucket_uri: str) 
 def test_a_node_that_can_use_the_bucket_sees_what_the_driver_wrote(bucket_uri: str) -> None:
     mark = store_folder(bucket_uri) / ".preflight-0a1b"
     assert "what the driver wrote is not there" in str(preflight._unreached(f"{bucket_uri}/.preflight-0a1b", "token"))
-    post(mark, "token")
+    write_marker(mark, "token")
     assert preflight._unreached(f"{bucket_uri}/.preflight-0a1b", "token") is None
 
 

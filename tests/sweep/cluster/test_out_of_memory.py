@@ -95,7 +95,7 @@ def sweep(training: Path, tmp_path: Path) -> Any:
 def at_once(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if measured; CPU cores stand for what a GPU has."""
     found = shared(Resources(cpus=2, gpus=0), count, "as the test says")
-    monkeypatch.setattr(rehearsing, "packing_of", lambda *told: found)
+    monkeypatch.setattr(rehearsing, "allocation_of", lambda *told: found)
 
 
 def test_trials_that_crowd_each_other_out_go_on_with_fewer_at_once(

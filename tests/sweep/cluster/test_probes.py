@@ -84,17 +84,17 @@ def test_an_interrupt_is_heard_while_the_answer_is_waited_for() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_auto_trusts_no_gpu_that_pytorch_does_not_see(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="resources: 'auto' finds GPUs that Ray offers and PyTorch does not see"):
-        rehearsing.packing_of(planned(resources="auto"), set(), tmp_path, None, lambda: None)
+        rehearsing.allocation_of(planned(resources="auto"), set(), tmp_path, None, lambda: None)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_auto_measures_on_a_gpu(tmp_path: Path) -> None:
     found = planned(resources="auto", axes={"method": ["l1_norm", "network_slimming"]})
     waiting = {trial.trial_id for trial in found.trials}
-    packing = rehearsing.packing_of(found, waiting, tmp_path, None, lambda: None)
+    allocation = rehearsing.allocation_of(found, waiting, tmp_path, None, lambda: None)
     record = json.loads((tmp_path / "resources.json").read_text())
-    assert packing.per_gpu == record["trials_per_gpu"] >= 1
-    assert packing.resources.gpus == pytest.approx(1 / packing.per_gpu, abs=1e-4)
+    assert allocation.per_gpu == record["trials_per_gpu"] >= 1
+    assert allocation.resources.gpus == pytest.approx(1 / allocation.per_gpu, abs=1e-4)
     assert len(record["loads"]) == 2
     assert all(0 < load["busy"] <= 1 for load in record["loads"])
 

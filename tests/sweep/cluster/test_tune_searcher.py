@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ray.tune.experiment import Trial
 
-from orchestrator.sweep.cluster.tune_searcher import LastFirst
+from orchestrator.sweep.cluster.tune_searcher import LifoScheduler
 
 
 class Waiting(NamedTuple):
@@ -22,7 +22,7 @@ def chosen(given: list[str], states: dict[str, str]) -> str | None:
     live: Any = {Waiting(name, state) for name, state in states.items()}
     feed: Any = SimpleNamespace(given=dict.fromkeys(given))
     controller: Any = SimpleNamespace(get_live_trials=lambda: live)
-    found: Any = LastFirst(feed).choose_trial_to_run(controller)
+    found: Any = LifoScheduler(feed).choose_trial_to_run(controller)
     return None if found is None else str(found.trial_id)
 
 

@@ -8,18 +8,18 @@ import pytest
 
 from orchestrator.spec.search_space import Resources, SearchSpace
 from orchestrator.sweep.driver.allocation import (
+    Allocation,
     Gpu,
     Load,
-    Packing,
+    allocate,
+    allocate_without_gpus,
     keep,
-    keep_fall_back,
     kept,
     limit_of,
-    packed,
     resources_of,
+    saturation,
+    save_fall_back,
     shared,
-    without_gpus,
-    worth,
 )
 
 GIB = 2**30
@@ -29,26 +29,26 @@ SPACE = SearchSpace.parse({"name": "s", "resources": "auto"})
 
 def test_memory_decides_with_a_tenth_to_spare() -> None:
     """Nine of ten GiB hold four trials of two, not five; the busiest would gain from nine more."""
-    found = packed([Load("small", GIB, 0.1), Load("large", 2 * GIB, 0.05)], [GPU])
+    found = allocate([Load("small", GIB, 0.1), Load("large", 2 * GIB, 0.05)], [GPU])
     assert (found.per_gpu, found.resources) == (4, Resources(cpus=2, gpus=0.25))
     assert found.why == "Small; memory: large takes 2.0 GiB of 10.0 GiB"
 
 
 def test_busyness_decides_where_kernels_leave_little_time() -> None:
-    found = packed([Load("a", GIB, 0.2), Load("b", GIB, 0.4)], [GPU])
+    found = allocate([Load("a", GIB, 0.2), Load("b", GIB, 0.4)], [GPU])
     assert found.per_gpu == 3
     assert found.resources == Resources(cpus=2, gpus=0.3333)
     assert found.why == "Small; busyness: b keeps it busy 40% of the time"
 
 
 def test_cores_decide_where_there_are_few() -> None:
-    found = packed([Load("a", GIB, 0.01)], [Gpu("Small", 80 * GIB, 2.5)])
+    found = allocate([Load("a", GIB, 0.01)], [Gpu("Small", 80 * GIB, 2.5)])
     assert (found.per_gpu, found.resources) == (2, Resources(cpus=1, gpus=0.5))
-    assert packed([Load("a", GIB, 0.01)], [Gpu("Small", GIB, 0.5)]).resources == Resources(cpus=0.5, gpus=1)
+    assert allocate([Load("a", GIB, 0.01)], [Gpu("Small", GIB, 0.5)]).resources == Resources(cpus=0.5, gpus=1)
 
 
 def test_the_smallest_gpu_and_the_poorest_machine_decide() -> None:
-    found = packed([Load("a", 3 * GIB, 0.1)], [Gpu("Large", 80 * GIB, 4), GPU, Gpu("Large", 80 * GIB, 16)])
+    found = allocate([Load("a", 3 * GIB, 0.1)], [Gpu("Large", 80 * GIB, 4), GPU, Gpu("Large", 80 * GIB, 16)])
     assert (found.per_gpu, found.resources.cpus) == (3, 1)
 
 
@@ -56,21 +56,21 @@ def test_the_smallest_gpu_and_the_poorest_machine_decide() -> None:
     ("busy", "count"), [(None, 1), (1.0, 1), (0.9, 1), (0.89, 2), (0.45, 2), (0.3, 3), (0.1, 9), (0.0, 90)]
 )
 def test_another_trial_is_worth_it_until_the_gpu_is_full(busy: float | None, count: int) -> None:
-    assert worth(busy) == count
+    assert saturation(busy) == count
 
 
 def test_a_trial_larger_than_the_gpu_still_runs_alone() -> None:
-    assert packed([Load("a", 20 * GIB, 0.1)], [GPU]).per_gpu == 1
+    assert allocate([Load("a", 20 * GIB, 0.1)], [GPU]).per_gpu == 1
 
 
 def test_an_earlier_run_that_fell_back_is_a_limit(tmp_path: Path) -> None:
     assert limit_of(tmp_path) is None
     loads = [Load("a", GIB, 0.1)]
-    keep(tmp_path, packed(loads, [GPU]), loads, [GPU])
+    keep(tmp_path, allocate(loads, [GPU]), loads, [GPU])
     assert limit_of(tmp_path) is None
-    keep_fall_back(tmp_path, packed(loads, [GPU]).halved())
+    save_fall_back(tmp_path, allocate(loads, [GPU]).halved())
     assert limit_of(tmp_path) == 4
-    again = packed(loads, [GPU], limit_of(tmp_path))
+    again = allocate(loads, [GPU], limit_of(tmp_path))
     assert again.per_gpu == 4
     keep(tmp_path, again, loads, [GPU])
     assert limit_of(tmp_path) == 4
@@ -100,16 +100,16 @@ def test_as_many_trials_fit_a_gpu_as_were_meant(per_gpu: int) -> None:
 
 
 def test_fixed_resources_are_never_halved_and_named_in_the_reason() -> None:
-    found = Packing(Resources(cpus=1, gpus=0.25))
+    found = Allocation(Resources(cpus=1, gpus=0.25))
     assert not found.may_halve
     assert "resources gives a trial 0.25 of a GPU: raise resources.gpus" in found.advice
-    assert "resources" in Packing(Resources(gpus=1)).advice
+    assert "resources" in Allocation(Resources(gpus=1)).advice
 
 
 def test_resources_of_a_sweep_are_as_said_as_measured_or_one_core(tmp_path: Path) -> None:
     assert resources_of(SearchSpace.parse({"name": "s", "resources": {"cpus": 3}}), tmp_path) == Resources(cpus=3)
-    assert resources_of(SPACE, tmp_path) == without_gpus().resources == Resources(cpus=1, gpus=0)
-    keep(tmp_path, packed([Load("a", GIB, 0.4)], [GPU]))
+    assert resources_of(SPACE, tmp_path) == allocate_without_gpus().resources == Resources(cpus=1, gpus=0)
+    keep(tmp_path, allocate([Load("a", GIB, 0.4)], [GPU]))
     assert resources_of(SPACE, tmp_path) == Resources(cpus=2, gpus=0.3333)
     (tmp_path / "resources.json").write_text('{"resources": {"cp')
     assert resources_of(SPACE, tmp_path) == Resources(cpus=1, gpus=0)

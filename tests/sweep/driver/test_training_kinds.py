@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.sweep.driver.training_kinds import networks, possible, trainings
+from orchestrator.sweep.driver.training_kinds import networks, representative_trials, training_kinds
 from orchestrator.sweep.planning import Plan, plan
 
 BASE = {"model": "lenet5", "data": {"name": "digits", "size": 28}, "target": {"sparsity": 0.5}}
@@ -16,7 +16,7 @@ def planned(**more: Any) -> Plan:
 
 
 def everything(found: Plan) -> list[Any]:
-    return possible(found, {trial.trial_id for trial in found.trials})
+    return representative_trials(found, {trial.trial_id for trial in found.trials})
 
 
 def test_one_training_a_network_and_batch_size_and_one_a_method_that_trains() -> None:
@@ -24,7 +24,7 @@ def test_one_training_a_network_and_batch_size_and_one_a_method_that_trains() ->
         axes={"target.sparsity": [0.3, 0.5], "seed": [0, 1], "baseline.batch_size": [32, 64]},
         arms=["l1_norm", "taylor", "sfp", {"method": "network_slimming", "retrain": {"batch_size": 128}}],
     )
-    told = [training.label for training in trainings(trial.spec for trial in everything(found))]
+    told = [training.label for training in training_kinds(trial.spec for trial in everything(found))]
     on = "lenet5 on digits, batch"
     assert sorted(told) == sorted(
         [f"{on} 32", f"{on} 64", f"{on} 128"]
@@ -35,9 +35,9 @@ def test_one_training_a_network_and_batch_size_and_one_a_method_that_trains() ->
 def test_only_what_has_still_to_run_counts() -> None:
     found = planned(axes={"model": ["lenet5", "convnet"]}, arms=["l1_norm"])
     last = found.trials[1]
-    assert [network.spec.model.name for network in networks(possible(found, {last.trial_id}), found.arms)] == [
-        "convnet"
-    ]
+    assert [
+        network.spec.model.name for network in networks(representative_trials(found, {last.trial_id}), found.arms)
+    ] == ["convnet"]
 
 
 def test_a_network_is_found_where_the_file_names_it() -> None:
@@ -55,6 +55,6 @@ def test_a_search_that_draws_is_looked_through_for_all_it_may_draw() -> None:
         search={"name": "tpe", "trials": 4},
     )
     assert found.trials == ()
-    every = possible(found, ())
+    every = representative_trials(found, ())
     assert len(networks(every, found.arms)) == 4
-    assert len(trainings(trial.spec for trial in every)) == 8
+    assert len(training_kinds(trial.spec for trial in every)) == 8

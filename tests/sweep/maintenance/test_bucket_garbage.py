@@ -10,10 +10,10 @@ import yaml
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.records.bucket_sync import post
+from orchestrator.records.bucket_sync import write_marker
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.storage.bucket import Bucket
-from orchestrator.storage.driver_lock import driving
+from orchestrator.storage.driver_lock import hold_driver_lock
 from orchestrator.storage.uri import store_folder
 from orchestrator.sweep.maintenance import garbage as cleaning
 from orchestrator.sweep.planning import plan
@@ -36,7 +36,7 @@ def out(bucket_uri: str) -> Path:
 @pytest.fixture
 def wanted(out: Path, bucket: Bucket) -> list[str]:
     """A planned sweep whose stages are there; beside them an orphan, a checkpoint and a lease of a killed worker."""
-    post(out / "mine/searchspace.yaml", SPACE)
+    write_marker(out / "mine/searchspace.yaml", SPACE)
     stages = plan(SearchSpace.parse(yaml.safe_load(SPACE))).stages
     names = [f"cache/{stage.name}/{stage.key}/{part}" for stage in stages for part in ("stage.json", "tensors")]
     left = [f"{ORPHAN}/stage.json", f"{ORPHAN}/tensors", "cache/baseline/.0123456789ab.lease/00000001"]
@@ -72,7 +72,7 @@ def test_where_a_driver_runs_only_orphans_go(
 ) -> None:
     monkeypatch.setattr(cleaning, "_DRAFT_SECONDS", -5.0)
     before = names(bucket, out)
-    with driving(out / "mine"):
+    with hold_driver_lock(out / "mine"):
         said = CliRunner().invoke(app, ["gc", "--out", bucket_uri, "--dry-run"])
         assert said.exit_code == 0
         assert names(bucket, out) == before

@@ -14,7 +14,7 @@ from orchestrator.cli import app
 from orchestrator.records.records import write_result
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.storage.driver_lock import without_driver
+from orchestrator.storage.driver_lock import exclude_driver
 from orchestrator.sweep.maintenance.garbage import clean
 from orchestrator.sweep.planning import Plan, plan
 
@@ -128,7 +128,7 @@ def test_a_running_sweep_is_not_touched(tmp_path: Path) -> None:
     orphan = entry(tmp_path, "baseline", "0123456789ab")
     draft = aged_file(tmp_path / "mine/trials/abc/.result.json.1-2.tmp")
     computing = aged_file(tmp_path / "cache/baseline/.abcdefabcdef-1/tensors").parent
-    with without_driver(tmp_path / "mine"):
+    with exclude_driver(tmp_path / "mine"):
         done = clean(tmp_path)
     assert [removal.path for removal in done.removed] == [orphan]
     assert draft.exists()

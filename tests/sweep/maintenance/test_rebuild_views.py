@@ -21,7 +21,7 @@ from orchestrator.records.records import write_result
 from orchestrator.records.views import ViewWriter
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.storage.driver_lock import DriverAtWork, without_driver
+from orchestrator.storage.driver_lock import DriverAtWork, exclude_driver
 from orchestrator.sweep.maintenance.rebuild_views import sync
 from orchestrator.sweep.planning import plan
 
@@ -137,7 +137,7 @@ def test_a_server_that_was_away_gets_one_run_a_trial(
     del expected[results[3].trial_id]
     assert runs(server.uri) == expected
     assert (folder / "parquet/trials.parquet").exists()
-    with without_driver(folder), pytest.raises(DriverAtWork, match="a driver runs this sweep"):
+    with exclude_driver(folder), pytest.raises(DriverAtWork, match="a driver runs this sweep"):
         sync(folder)
 
 

@@ -11,9 +11,9 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.sweep.search.adaptive.ask_tell import Exhausted, Known, Proposer
-from orchestrator.sweep.search.observation import Judgement
-from orchestrator.sweep.space.arms import PlannedTrial, joined_arms
+from orchestrator.sweep.search.adaptive.ask_tell import AskTell, EvaluatedTrial, Exhausted
+from orchestrator.sweep.search.observation import Observation
+from orchestrator.sweep.space.arms import PlannedTrial, expand_arms
 
 BASE = {"model": "lenet5", "data": "digits", "target": {"sparsity": 0.5}}
 SPARSITY = {"target.sparsity": {"low": 0.0, "high": 0.9}}
@@ -33,16 +33,16 @@ def accuracy(trial: PlannedTrial) -> float:
     return best - abs(trial.point["target.sparsity"] - 0.6)
 
 
-def complete(*values: float, **violations: float) -> Judgement:
-    return Judgement("complete", values, violations)
+def complete(*values: float, **violations: float) -> Observation:
+    return Observation("complete", values, violations)
 
 
-def searched(this: SearchSpace, trials: int, judge: Callable[[PlannedTrial], Judgement]) -> list[PlannedTrial]:
+def searched(this: SearchSpace, trials: int, judge: Callable[[PlannedTrial], Observation]) -> list[PlannedTrial]:
     """Propose and tell, one at a time."""
-    proposer = Proposer(this, joined_arms(this))
+    proposer = AskTell(this, expand_arms(this))
     found = []
     for _ in range(trials):
-        found.append(proposer.propose())
+        found.append(proposer.ask())
         proposer.tell(found[-1].trial_id, judge(found[-1]))
     return found
 
@@ -50,7 +50,7 @@ def searched(this: SearchSpace, trials: int, judge: Callable[[PlannedTrial], Jud
 def test_tpe_finds_the_best_arm_and_place_sooner_than_chance() -> None:
     found = searched(space(), 40, lambda trial: complete(accuracy(trial)))
     numbers = random.Random(0)
-    arms = joined_arms(space())
+    arms = expand_arms(space())
     chance = []
     for _ in range(40):
         arm = numbers.choice(arms)
@@ -82,7 +82,7 @@ def test_several_objectives_and_a_constraint_draw_the_search_to_what_is_allowed(
         axes={**SPARSITY, "baseline.weight_decay": {"low": 0.0, "high": 1.0}},
     )
 
-    def judged(trial: PlannedTrial) -> Judgement:
+    def judged(trial: PlannedTrial) -> Observation:
         sparsity = trial.point["target.sparsity"]
         return complete(1 - sparsity**2, 1 - sparsity, mac_sparsity=0.5 - sparsity)
 
@@ -93,8 +93,8 @@ def test_several_objectives_and_a_constraint_draw_the_search_to_what_is_allowed(
 
 def test_the_seed_is_drawn_and_the_sampler_never_hears_of_it() -> None:
     this = space(axes={**SPARSITY, "seed": [0, 1, 2]}, arms=["l1_norm"])
-    proposer = Proposer(this, joined_arms(this))
-    found = [proposer.propose() for _ in range(30)]
+    proposer = AskTell(this, expand_arms(this))
+    found = [proposer.ask() for _ in range(30)]
     assert {trial.spec.seed for trial in found} == {0, 1, 2}
     assert all(set(trial.params) == {"target.sparsity"} for trial in proposer._study.trials)
 
@@ -103,26 +103,26 @@ def test_a_suggestion_that_is_known_is_answered_from_its_record() -> None:
     this = space(axes={"target.sparsity": [0.1, 0.2, 0.3]}, arms=["l1_norm", "random"])
     found = searched(this, 6, lambda trial: complete(trial.spec.target.sparsity or 0.0))
     assert len({trial.trial_id for trial in found}) == 6
-    arms = joined_arms(this)
-    known: list[Known] = [(0 if trial.arm == "l1_norm" else 1, trial, complete(0.5)) for trial in found[:5]]
-    proposer = Proposer(this, arms, known)
-    last = proposer.propose()
+    arms = expand_arms(this)
+    known: list[EvaluatedTrial] = [(0 if trial.arm == "l1_norm" else 1, trial, complete(0.5)) for trial in found[:5]]
+    proposer = AskTell(this, arms, known)
+    last = proposer.ask()
     assert last.trial_id == found[5].trial_id
     proposer.tell(last.trial_id, complete(0.7))
     with pytest.raises(Exhausted, match="every point"):
-        proposer.propose()
+        proposer.ask()
     told = [trial for trial in proposer._study.trials if trial.user_attrs.get("trial_id") == last.trial_id]
     assert {tuple(trial.values or ()) for trial in told} == {(0.7,)}
 
 
 def test_two_suggestions_of_one_trial_are_told_together() -> None:
     this = space(axes={"target.sparsity": [0.1, 0.2]}, arms=["l1_norm"])
-    proposer = Proposer(this, joined_arms(this))
-    one, other = proposer.propose(), proposer.propose()
+    proposer = AskTell(this, expand_arms(this))
+    one, other = proposer.ask(), proposer.ask()
     with pytest.raises(Exhausted):
-        proposer.propose()
+        proposer.ask()
     proposer.tell(one.trial_id, complete(0.5))
-    proposer.tell(other.trial_id, Judgement("failed"))
+    proposer.tell(other.trial_id, Observation("failed"))
     states = {trial.user_attrs["trial_id"]: trial.state.name for trial in proposer._study.trials}
     assert states == {one.trial_id: "COMPLETE", other.trial_id: "FAIL"}
     assert all(trial.state.is_finished() for trial in proposer._study.trials)
@@ -131,8 +131,8 @@ def test_two_suggestions_of_one_trial_are_told_together() -> None:
 def test_what_cannot_be_is_told_as_failed_and_counted() -> None:
     axes = {"method": ["l1_norm", "magnitude"], "target.sparsity": {"low": 0.1, "high": 0.9}}
     this = space(axes=axes, arms=[])
-    proposer = Proposer(this, joined_arms(this))
-    found = [proposer.propose() for _ in range(12)]
+    proposer = AskTell(this, expand_arms(this))
+    found = [proposer.ask() for _ in range(12)]
     assert {trial.spec.method.name for trial in found} == {"l1_norm"}
     failed = [trial for trial in proposer._study.trials if trial.state.name == "FAIL"]
     assert len(failed) == proposer.impossible > 0
@@ -142,15 +142,15 @@ def test_what_cannot_be_is_told_as_failed_and_counted() -> None:
 def test_a_space_without_a_possible_point_says_so_once() -> None:
     this = space(axes={"target.sparsity": {"low": 0.1, "high": 0.9}}, arms=["magnitude"])
     with pytest.raises(SpecError, match="removes single weights"):
-        Proposer(this, joined_arms(this)).propose()
+        AskTell(this, expand_arms(this)).ask()
 
 
 def test_a_stopped_trial_is_never_told_as_complete() -> None:
     this = space()
-    proposer = Proposer(this, joined_arms(this))
-    one, other = proposer.propose(), proposer.propose()
-    proposer.tell(one.trial_id, Judgement("stopped", (0.4,), share=0.25))
-    proposer.tell(other.trial_id, Judgement("stopped", (), {"mac_sparsity": 0.1}, share=0.0))
+    proposer = AskTell(this, expand_arms(this))
+    one, other = proposer.ask(), proposer.ask()
+    proposer.tell(one.trial_id, Observation("stopped", (0.4,), share=0.25))
+    proposer.tell(other.trial_id, Observation("stopped", (), {"mac_sparsity": 0.1}, share=0.0))
     first, second = proposer._study.trials
     assert (first.state.name, first.intermediate_values) == ("PRUNED", {25: 0.4})
     assert (second.state.name, second.constraints) == ("PRUNED", {"mac_sparsity": 0.1})
@@ -164,46 +164,46 @@ def journal(path: Path) -> optuna.Study:
 def test_a_search_goes_on_from_its_records(search: str, tmp_path: Path) -> None:
     """The journal is kept where it agrees with the records, and made anew from them where it does not."""
     this = space(search)
-    arms, path = joined_arms(this), tmp_path / "optuna.journal"
-    known: list[Known] = []
-    proposer = Proposer(this, arms, known, path)
+    arms, path = expand_arms(this), tmp_path / "optuna.journal"
+    known: list[EvaluatedTrial] = []
+    proposer = AskTell(this, arms, known, path)
     for _ in range(12):
-        trial = proposer.propose()
+        trial = proposer.ask()
         index = [arm.label for arm in arms].index(trial.arm)
         known.append((index, trial, complete(accuracy(trial))))
         proposer.tell(trial.trial_id, known[-1][2])
     before = path.read_bytes()
-    again = Proposer(this, arms, known, path)
+    again = AskTell(this, arms, known, path)
     assert path.read_bytes().startswith(before)
-    assert again.propose().trial_id not in {trial.trial_id for _, trial, _ in known}
+    assert again.ask().trial_id not in {trial.trial_id for _, trial, _ in known}
     # That one was killed in flight: no record of it, and a line cut off.
     path.write_bytes(path.read_bytes()[:-7])
-    third = Proposer(this, arms, known, path)
+    third = AskTell(this, arms, known, path)
     assert [trial.state.name for trial in journal(path).trials] == ["COMPLETE"] * 12
     assert [trial.user_attrs["trial_id"] for trial in journal(path).trials] == [t.trial_id for _, t, _ in known]
-    assert third.propose().trial_id not in {trial.trial_id for _, trial, _ in known}
+    assert third.ask().trial_id not in {trial.trial_id for _, trial, _ in known}
     changed = [*known[:-1], (known[-1][0], known[-1][1], complete(0.123))]
-    Proposer(this, arms, changed, path)
+    AskTell(this, arms, changed, path)
     assert journal(path).trials[-1].value == 0.123
 
 
 def test_evolution_goes_on_from_recorded_generations() -> None:
     this = space("nsga2", objectives={"accuracy": "max", "macs": "min"})
-    arms = joined_arms(this)
+    arms = expand_arms(this)
     found = searched(this, 24, lambda trial: complete(accuracy(trial), 1.0))
-    known: list[Known] = [
+    known: list[EvaluatedTrial] = [
         ([arm.label for arm in arms].index(trial.arm), trial, complete(accuracy(trial), 1.0)) for trial in found
     ]
-    proposer = Proposer(this, arms, known)
-    proposer.propose()
+    proposer = AskTell(this, arms, known)
+    proposer.ask()
     key = optuna.samplers.NSGAIISampler._get_generation_key()
     assert proposer._study.trials[-1].system_attrs[key] == 1  # populations of 15
 
 
 def test_a_killed_trial_that_is_still_recorded_is_told_when_it_comes() -> None:
     this = space()
-    proposer = Proposer(this, joined_arms(this))
+    proposer = AskTell(this, expand_arms(this))
     trial = searched(this, 1, lambda trial: complete(0.5))[0]
-    proposer.expect([arm.label for arm in joined_arms(this)].index(trial.arm), trial)
+    proposer.register_running([arm.label for arm in expand_arms(this)].index(trial.arm), trial)
     proposer.tell(trial.trial_id, complete(0.5))
     assert [(t.user_attrs["trial_id"], t.value) for t in proposer._study.trials] == [(trial.trial_id, 0.5)]

@@ -7,7 +7,7 @@ from orchestrator.spec.errors import SpecError
 from orchestrator.spec.result import EpochRow, TrialResult
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.sweep.planning import plan
-from orchestrator.sweep.search.observation import Judgement, judge, violation
+from orchestrator.sweep.search.observation import Observation, observe, violation
 from orchestrator.sweep.space.resolve import resolve
 
 BASE = {"model": "lenet5", "data": "digits", "method": "l1_norm", "target": {"sparsity": 0.5}}
@@ -29,14 +29,14 @@ def space(objectives: dict[str, str], constraints: dict[str, str] | None = None,
 
 
 def test_the_test_set_decides_nothing() -> None:
-    told = judge(space({"accuracy": "max", "accuracy_drop": "min", "macs": "min"}), DONE, None)
+    told = observe(space({"accuracy": "max", "accuracy_drop": "min", "macs": "min"}), DONE, None)
     assert told.values == pytest.approx((0.8, 0.1, 50.0))
     with pytest.raises(SpecError, match=r"objectives\.top5_accuracy.*val_accuracy"):
         plan(space({"top5_accuracy": "max"}))
 
 
 def test_a_broken_constraint_is_told_by_how_much_of_its_bound() -> None:
-    told = judge(space({"accuracy": "max"}, {"mac_sparsity": ">= 0.5", "macs": "<= 100"}), DONE, None)
+    told = observe(space({"accuracy": "max"}, {"mac_sparsity": ">= 0.5", "macs": "<= 100"}), DONE, None)
     assert told.violations == pytest.approx({"mac_sparsity": 0.2, "macs": -0.5})
     assert violation("< 5", 5.0) > 0
     assert violation("<= 5", 5.0) == 0
@@ -45,15 +45,15 @@ def test_a_broken_constraint_is_told_by_how_much_of_its_bound() -> None:
 
 def test_what_is_asked_for_and_not_there_fails_the_trial_for_the_search() -> None:
     this = space({"accuracy": "max"}, {"latency_ms": "<= 2"})
-    assert judge(this, DONE, None) == Judgement("failed")
-    told = judge(this, DONE, Latency(latency_ms=1.0, latency_ms_std=0.1))
+    assert observe(this, DONE, None) == Observation("failed")
+    told = observe(this, DONE, Latency(latency_ms=1.0, latency_ms_std=0.1))
     assert (told.state, told.violations) == ("complete", {"latency_ms": -0.5})
-    assert judge(this, DONE.model_copy(update={"status": "diverged"}), None) == Judgement("failed")
+    assert observe(this, DONE.model_copy(update={"status": "diverged"}), None) == Observation("failed")
 
 
 def test_a_stopped_trial_tells_its_last_value_and_what_it_broke() -> None:
     stopped = DONE.model_copy(update={"status": "stopped", "stopped_at": 0.5})
-    told = judge(space({"accuracy": "max"}, {"mac_sparsity": ">= 0.5", "latency_ms": "<= 2"}), stopped, None)
+    told = observe(space({"accuracy": "max"}, {"mac_sparsity": ">= 0.5", "latency_ms": "<= 2"}), stopped, None)
     assert (told.state, told.values, told.share) == ("stopped", (0.8,), 0.5)
     assert told.violations == pytest.approx({"mac_sparsity": 0.2})
-    assert judge(space({"accuracy": "max", "macs": "min"}), stopped, None).values == ()
+    assert observe(space({"accuracy": "max", "macs": "min"}), stopped, None).values == ()

@@ -12,7 +12,7 @@ from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import Range, SearchSpace
 from orchestrator.sweep.planning import plan
 from orchestrator.sweep.search.quasirandom import sobol_points, value_at
-from orchestrator.sweep.space.arms import PlannedTrial, joined_arms, located
+from orchestrator.sweep.space.arms import PlannedTrial, expand_arms, match_record
 
 BASE = {"model": "lenet5", "data": "digits", "target": {"sparsity": 0.5}, "retrain": {"name": "clr", "epochs": 2}}
 AXES = {
@@ -34,7 +34,7 @@ def record(trial: PlannedTrial, **changes: Any) -> TrialResult:
 
 
 def test_a_record_is_found_at_its_point_whoever_wrote_it() -> None:
-    arms = joined_arms(space())
+    arms = expand_arms(space())
     point = {
         "target.sparsity": 0.3,
         "retrain": {"name": "clr", "warmup": 0.2},
@@ -42,18 +42,18 @@ def test_a_record_is_found_at_its_point_whoever_wrote_it() -> None:
         "method.penalty_weight": 1e-3,
     }
     trial = arms[1].trial(point)
-    assert located(arms, record(trial)) == (1, trial)
+    assert match_record(arms, record(trial)) == (1, trial)
     stranger = record(trial, arm="mine", point={"target.sparsity": 0.3})
-    assert located(arms, stranger) == (1, trial)
+    assert match_record(arms, stranger) == (1, trial)
 
 
 def test_a_record_of_elsewhere_is_not() -> None:
-    arms = joined_arms(space())
+    arms = expand_arms(space())
     point = {"target.sparsity": 0.3, "retrain": "fine_tune", "seed": 1}
-    elsewhere = joined_arms(space(axes={**AXES, "seed": [1, 7], "target.sparsity": [0.3, 0.95]}))
-    assert located(arms, record(elsewhere[0].trial({**point, "seed": 7}))) is None
-    assert located(arms, record(elsewhere[0].trial({**point, "target.sparsity": 0.95}))) is None
-    assert located(arms, record(elsewhere[0].trial(point))) is not None
+    elsewhere = expand_arms(space(axes={**AXES, "seed": [1, 7], "target.sparsity": [0.3, 0.95]}))
+    assert match_record(arms, record(elsewhere[0].trial({**point, "seed": 7}))) is None
+    assert match_record(arms, record(elsewhere[0].trial({**point, "target.sparsity": 0.95}))) is None
+    assert match_record(arms, record(elsewhere[0].trial(point))) is not None
 
 
 def test_ranges_hold_what_they_draw() -> None:
@@ -67,7 +67,7 @@ def test_ranges_hold_what_they_draw() -> None:
 
 
 def test_a_sobol_sequence_fills_every_arm_evenly_and_goes_on_where_it_ended() -> None:
-    axes = [arm.axes for arm in joined_arms(space())]
+    axes = [arm.axes for arm in expand_arms(space())]
     points = list(sobol_points(axes, 32, seed=0))
     assert points[:20] == list(sobol_points(axes, 20, seed=0))
     for index in (0, 1):
@@ -87,7 +87,7 @@ def test_shares_of_an_axis() -> None:
 def test_an_adaptive_plan_counts_what_is_recorded(tmp_path: Path) -> None:
     this = space()
     assert (plan(this).total, plan(this).to_draw, plan(this).trials) == (20, 20, ())
-    trial = joined_arms(this)[0].trial({"target.sparsity": 0.25, "retrain": "fine_tune", "seed": 0})
+    trial = expand_arms(this)[0].trial({"target.sparsity": 0.25, "retrain": "fine_tune", "seed": 0})
     write_result(tmp_path / "trials" / trial.trial_id, record(trial))
     found = plan(this, tmp_path)
     assert (found.total, found.to_draw, found.trials) == (20, 19, (trial,))
@@ -129,7 +129,7 @@ def test_a_combination_that_cannot_be_is_left_to_the_search() -> None:
 
 def test_a_sweep_to_start_from_must_be_there(tmp_path: Path) -> None:
     this = space({"name": "tpe", "trials": 3, "warm_start": ["firts"]})
-    trial = joined_arms(this)[0].trial({"target.sparsity": 0.25, "retrain": "fine_tune", "seed": 0})
+    trial = expand_arms(this)[0].trial({"target.sparsity": 0.25, "retrain": "fine_tune", "seed": 0})
     write_result(tmp_path / "first/trials" / trial.trial_id, record(trial))
     with pytest.raises(SpecError, match=r"search\.warm_start\[0\].*'firts'.*'first'"):
         plan(this, tmp_path / "s")

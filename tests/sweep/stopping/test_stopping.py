@@ -10,7 +10,7 @@ from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.yaml_text import as_yaml
 from orchestrator.sweep.planning import plan
 from orchestrator.sweep.space.resolve import resolve
-from orchestrator.sweep.stopping.policy import Progress, Referee, better_fronts, epochs_at, places, rungs_of
+from orchestrator.sweep.stopping.policy import Progress, StoppingPolicy, better_fronts, epochs_at, n_survivors, rungs_of
 
 BASE = {"model": "lenet5", "data": "digits", "method": "l1_norm", "target": {"sparsity": 0.5}}
 SPEC = resolve(BASE)
@@ -30,11 +30,11 @@ def record(trial_id: str, curve: list[float], status: Any = "done", stopped_at: 
     )
 
 
-def verdicts(referee: Referee, rung: int, values: list[float], macs: list[float] | None = None) -> list[bool]:
+def verdicts(policy: StoppingPolicy, rung: int, values: list[float], macs: list[float] | None = None) -> list[bool]:
     """For trials that arrive one after another: which go on."""
     sizes = macs or [100.0] * len(values)
     return [
-        referee.decide(Progress(f"t{i}", rung, [0.0, value], {"macs": size})) is None
+        policy.decide(Progress(f"t{i}", rung, [0.0, value], {"macs": size})) is None
         for i, (value, size) in enumerate(zip(values, sizes, strict=True))
     ]
 
@@ -48,16 +48,16 @@ def test_rungs_are_equal_shares_of_any_schedule() -> None:
 
 
 def test_asha_keeps_the_top_share_at_each_rung() -> None:
-    referee = Referee(space({"name": "asha", "rungs": 1, "keep": 0.5}))
+    policy = StoppingPolicy(space({"name": "asha", "rungs": 1, "keep": 0.5}))
     # places: 1 of 1, 1 of 2, 1 of 3, 2 of 4, 2 of 5
-    assert verdicts(referee, 0, [0.5, 0.4, 0.6, 0.55, 0.3]) == [True, False, True, True, False]
-    assert [places(0.34, n) for n in (1, 2, 3, 5, 6)] == [1, 1, 1, 1, 2]
+    assert verdicts(policy, 0, [0.5, 0.4, 0.6, 0.55, 0.3]) == [True, False, True, True, False]
+    assert [n_survivors(0.34, n) for n in (1, 2, 3, 5, 6)] == [1, 1, 1, 1, 2]
 
 
 def test_a_trial_that_tells_a_rung_again_is_not_its_own_rival() -> None:
-    referee = Referee(space({"name": "asha", "rungs": 1, "keep": 0.5}))
-    assert verdicts(referee, 0, [0.5]) == [True]
-    assert referee.decide(Progress("t0", 0, [0.5], {})) is None
+    policy = StoppingPolicy(space({"name": "asha", "rungs": 1, "keep": 0.5}))
+    assert verdicts(policy, 0, [0.5]) == [True]
+    assert policy.decide(Progress("t0", 0, [0.5], {})) is None
 
 
 def test_moasha_keeps_by_fronts_and_never_ends_the_first() -> None:
@@ -66,42 +66,42 @@ def test_moasha_keeps_by_fronts_and_never_ends_the_first() -> None:
     assert better_fronts((0.25, 6.0), costs) == 3  # (0.2, 5) is better: the second front
     assert better_fronts((0.4, 9.5), [*costs, (0.25, 6.0)]) == 4  # the third
     objectives = {"accuracy": "max", "macs": "min"}
-    referee = Referee(space({"name": "moasha", "rungs": 1, "keep": 0.34}, objectives=objectives))
+    policy = StoppingPolicy(space({"name": "moasha", "rungs": 1, "keep": 0.34}, objectives=objectives))
     values, macs = [0.9, 0.8, 0.7, 0.75, 0.6], [90.0, 50.0, 10.0, 60.0, 95.0]
-    assert verdicts(referee, 0, values, macs) == [True, True, True, False, False]
+    assert verdicts(policy, 0, values, macs) == [True, True, True, False, False]
 
 
 def test_median_waits_for_others_and_compares_with_their_means() -> None:
-    referee = Referee(space({"name": "median", "rungs": 1, "trials": 3}))
-    referee.recall([record(f"r{i}", [mean, mean, mean, mean]) for i, mean in enumerate((0.2, 0.4))])
-    assert referee.decide(Progress("early", 0, [0.1, 0.1], {})) is None  # two others
-    referee.recall([record("r2", [0.3, 0.5, 0.6, 0.7])])  # mean 0.4 up to the rung
-    assert referee.decide(Progress("low", 0, [0.1, 0.25], {})) is not None
-    assert referee.decide(Progress("high", 0, [0.5, 0.1], {})) is None
+    policy = StoppingPolicy(space({"name": "median", "rungs": 1, "trials": 3}))
+    policy.recall([record(f"r{i}", [mean, mean, mean, mean]) for i, mean in enumerate((0.2, 0.4))])
+    assert policy.decide(Progress("early", 0, [0.1, 0.1], {})) is None  # two others
+    policy.recall([record("r2", [0.3, 0.5, 0.6, 0.7])])  # mean 0.4 up to the rung
+    assert policy.decide(Progress("low", 0, [0.1, 0.25], {})) is not None
+    assert policy.decide(Progress("high", 0, [0.5, 0.1], {})) is None
 
 
 def test_constraint_ends_what_the_cut_decided() -> None:
-    referee = Referee(space("constraint", constraints={"mac_sparsity": ">= 0.5", "accuracy": ">= 0.9"}))
-    assert referee.rungs == (0.0,)
-    assert referee.decide(Progress("a", 0, [], {"mac_sparsity": 0.5})) is None
-    reason = referee.decide(Progress("b", 0, [], {"mac_sparsity": 0.4}))
+    policy = StoppingPolicy(space("constraint", constraints={"mac_sparsity": ">= 0.5", "accuracy": ">= 0.9"}))
+    assert policy.rungs == (0.0,)
+    assert policy.decide(Progress("a", 0, [], {"mac_sparsity": 0.5})) is None
+    reason = policy.decide(Progress("b", 0, [], {"mac_sparsity": 0.4}))
     assert reason is not None
     assert "mac_sparsity is 0.4" in reason
 
 
 def test_records_tell_again_what_trials_had_told() -> None:
     """Done and stopped ones; the rungs that a stopped one reached, at the places of its own schedule."""
-    referee = Referee(space({"name": "asha", "rungs": 3, "keep": 0.5}))
-    referee.recall(
+    policy = StoppingPolicy(space({"name": "asha", "rungs": 3, "keep": 0.5}))
+    policy.recall(
         [
             record("done", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]),
             record("stopped", [0.1, 0.5], "stopped", 0.25),
             record("failed", [0.9], "failed"),
         ]
     )
-    assert [sorted(told) for told in referee._heard] == [["done", "stopped"], ["done"], ["done"]]
-    assert [told["done"].curve[-1] for told in referee._heard] == [0.2, 0.4, 0.6]
-    assert referee.decide(Progress("new", 0, [0.3, 0.4], {})) is not None  # 0.5 is ahead; one of three goes on
+    assert [sorted(told) for told in policy._heard] == [["done", "stopped"], ["done"], ["done"]]
+    assert [told["done"].curve[-1] for told in policy._heard] == [0.2, 0.4, 0.6]
+    assert policy.decide(Progress("new", 0, [0.3, 0.4], {})) is not None  # 0.5 is ahead; one of three goes on
 
 
 @pytest.mark.parametrize(

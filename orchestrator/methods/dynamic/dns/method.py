@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from orchestrator.methods.base import PruneTask, Ranking, Scores
 from orchestrator.methods.dynamic.dns.masked_weight import MaskedWeight
-from orchestrator.methods.parts.reparametrization import EffectiveWeight
+from orchestrator.methods.parts.reparametrization import Reparametrization
 from orchestrator.plugins import Count, NonNegative, Positive, Share
 from orchestrator.surgery.selection import Scope, WeightSelection
 
@@ -74,7 +74,7 @@ class DynamicNetworkSurgery(Ranking):
             assert isinstance(selection, WeightSelection)
             for part in self._masked:
                 part.quota = int((~selection.masks[part.name]).sum())
-        self._swaps = [EffectiveWeight(part.layer, part.effective) for part in self._masked]
+        self._swaps = [Reparametrization(part.layer, part.effective) for part in self._masked]
         self._generator = task.generator
         self._iteration = 0
         self._last_iteration = round(self.iter_stop * task.steps)

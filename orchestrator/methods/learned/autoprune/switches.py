@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from orchestrator.methods.base import filters, per_unit, unit_of_channel
 from orchestrator.methods.parts.gates import gate_sites
-from orchestrator.methods.parts.reparametrization import EffectiveWeight, straight_through
+from orchestrator.methods.parts.reparametrization import Reparametrization, straight_through
 from orchestrator.surgery.groups import ChannelGroup
 
 
@@ -26,7 +26,7 @@ class WeightSwitch:
         self.m = torch.full_like(layer.weight, start, requires_grad=False)
         self.through = False
         """The gradient reaches weights that are not in use."""
-        self._swap = EffectiveWeight(layer, self._effective)
+        self._swap = Reparametrization(layer, self._effective)
 
     def task_term(self, gradients: list[Tensor]) -> Tensor:
         return gradients[0] * self.weights[0].sign()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator.methods.parts.reparametrization import EffectiveWeight
+from orchestrator.methods.parts.reparametrization import Reparametrization
 
 _LIMIT = 8.0
 """log alpha is clipped to this on both sides."""
@@ -45,7 +45,7 @@ class NoisyLayer:
         self._train_clip = train_clip
         self._generator = generator
         self.log_variance = torch.full_like(layer.weight, start, requires_grad=True)
-        self._swap = EffectiveWeight(layer, self._mean)
+        self._swap = Reparametrization(layer, self._mean)
         self._handle = layer.register_forward_hook(self._with_noise)
 
     def log_alpha(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Points drawn by Optuna: random ones beforehand, and adaptive searches that are asked and told (`Proposer`)."""
+"""Points drawn by Optuna: random ones beforehand, and adaptive searches that are asked and told (`AskTell`)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import Axis, Range, SearchSpace
 from orchestrator.sweep.search.adaptive.parameters import SEED, Parameters
-from orchestrator.sweep.search.observation import Judgement, Known
-from orchestrator.sweep.space.arms import JoinedArm, PlannedTrial, every
+from orchestrator.sweep.search.observation import EvaluatedTrial, Observation
+from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial, every
 
 # A warning in the middle of the live table would tear it; what a user must know is said by the sweep itself.
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -62,7 +62,7 @@ def _float(trial: optuna.Trial, name: str, axis: Range) -> float:
     return trial.suggest_float(name, float(axis.low), float(high), step=axis.step, log=axis.log)
 
 
-class Proposer:
+class AskTell:
     """One adaptive search: it says what to try next, and is told what came of it.
 
     To be used from one thread at a time. The study lies in a journal that Optuna's dashboard opens; what it holds
@@ -78,14 +78,14 @@ class Proposer:
     def __init__(
         self,
         space: SearchSpace,
-        arms: Sequence[JoinedArm],
-        known: Sequence[Known] = (),
+        arms: Sequence[ExpandedArm],
+        known: Sequence[EvaluatedTrial] = (),
         journal: Path | None = None,
     ) -> None:
         self._space, self._arms = space, arms
         self._parameters = Parameters([arm.label for arm in arms], [arm.axes for arm in arms])
         self._flat = space.search.name != "tpe"
-        self._ended = {trial.trial_id: judgement for _, trial, judgement in known}
+        self._ended = {trial.trial_id: observation for _, trial, observation in known}
         self._asked: dict[str, list[optuna.Trial]] = {}
         self._expected: dict[str, tuple[int, PlannedTrial]] = {}
         self._seen = {_key(index, trial.point) for index, trial, _ in known}
@@ -100,7 +100,7 @@ class Proposer:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study = self._open(known, journal)
 
-    def propose(self) -> PlannedTrial:
+    def ask(self) -> PlannedTrial:
         """A trial that nobody has run or runs.
 
         Raises:
@@ -134,32 +134,32 @@ class Proposer:
         reason = f"; of those that could not be tried, the last: {self.problem}" if self.problem is not None else ""
         raise Exhausted(f"{_HOPELESS} suggestions in a row led to no new trial{reason}")
 
-    def expect(self, index: int, trial: PlannedTrial) -> None:
+    def register_running(self, index: int, trial: PlannedTrial) -> None:
         """A trial that was proposed in an earlier life of the sweep will be told."""
         self._asked.setdefault(trial.trial_id, [])
         self._expected[trial.trial_id] = (index, trial)
 
-    def tell(self, trial_id: str, judgement: Judgement) -> None:
+    def tell(self, trial_id: str, observation: Observation) -> None:
         """A trial has ended."""
-        self._ended[trial_id] = judgement
+        self._ended[trial_id] = observation
         for asked in self._asked.pop(trial_id, []):
-            self._tell(asked, judgement)
+            self._tell(asked, observation)
         place = self._expected.pop(trial_id, None)
         if place is not None:
-            self._study.add_trials(self._told([(*place, judgement)]))
+            self._study.add_trials(self._told([(*place, observation)]))
 
-    def withdraw(self, trial_id: str) -> None:
+    def cancel(self, trial_id: str) -> None:
         """A proposed trial will not run now."""
         for asked in self._asked.pop(trial_id, []):
             self._study.tell(asked, state=TrialState.FAIL)
 
-    def _tell(self, asked: optuna.Trial, judgement: Judgement) -> None:
-        for name, violation in judgement.violations.items():
+    def _tell(self, asked: optuna.Trial, observation: Observation) -> None:
+        for name, violation in observation.violations.items():
             asked.set_constraint(name, violation)
-        if judgement.state == "stopped" and judgement.values:
-            asked.report(judgement.values[0], _step(judgement))
-        values = list(judgement.values) if judgement.state == "complete" else None
-        self._study.tell(asked, values, state=_STATES[judgement.state])
+        if observation.state == "stopped" and observation.values:
+            asked.report(observation.values[0], _step(observation))
+        values = list(observation.values) if observation.state == "complete" else None
+        self._study.tell(asked, values, state=_STATES[observation.state])
 
     def _ask_unseen(self) -> optuna.Trial:
         """A point of a finite space that was never suggested, as the sampler's own suggestion."""
@@ -185,7 +185,7 @@ class Proposer:
         point[SEED] = seed
         return index, {name: point[name] for name in self._arms[index].axes}
 
-    def _open(self, known: Sequence[Known], journal: Path | None) -> optuna.Study:
+    def _open(self, known: Sequence[EvaluatedTrial], journal: Path | None) -> optuna.Study:
         mark = hashlib.sha256(
             json.dumps(
                 [self._parameters.described(), self._flat, self._space.objectives, self._space.constraints], default=str
@@ -222,30 +222,30 @@ class Proposer:
         journal.unlink(missing_ok=True)
         return filled(JournalStorage(_Journal(journal)))
 
-    def _told(self, known: Sequence[Known]) -> list[FrozenTrial]:
+    def _told(self, known: Sequence[EvaluatedTrial]) -> list[FrozenTrial]:
         population = _population(self._space)
         told: list[FrozenTrial] = []
         complete = 0
-        for index, trial, judgement in known:
+        for index, trial, observation in known:
             fill = random.Random(trial.trial_id) if self._flat else None
             params = self._parameters.of(index, trial.point, fill)
             system: dict[str, Any] = {}
-            if self._space.search.name == "nsga2" and judgement.state == "complete":
+            if self._space.search.name == "nsga2" and observation.state == "complete":
                 # What was recorded counts as the generations before, so that evolution goes on from it.
                 key = optuna.samplers.NSGAIISampler._get_generation_key()
                 system = {key: complete // population}
                 complete += 1
-            stopped = judgement.state == "stopped" and bool(judgement.values)
+            stopped = observation.state == "stopped" and bool(observation.values)
             told.append(
                 optuna.trial.create_trial(
-                    state=_STATES[judgement.state],
-                    values=list(judgement.values) if judgement.values else None,
+                    state=_STATES[observation.state],
+                    values=list(observation.values) if observation.values else None,
                     params=params,
                     distributions={name: self._parameters.distributions[name] for name in params},
                     user_attrs={"trial_id": trial.trial_id, "point": json.dumps(dict(trial.point))},
                     system_attrs=system,
-                    intermediate_values={_step(judgement): judgement.values[0]} if stopped else None,
-                    constraints=dict(judgement.violations),
+                    intermediate_values={_step(observation): observation.values[0]} if stopped else None,
+                    constraints=dict(observation.violations),
                 )
             )
         return told
@@ -292,14 +292,14 @@ def _population(space: SearchSpace) -> int:
     return max(10, min(50, (space.search.trials or 0) // 4))
 
 
-def _step(judgement: Judgement) -> int:
-    return round(100 * judgement.share)
+def _step(observation: Observation) -> int:
+    return round(100 * observation.share)
 
 
-def _agrees(study: optuna.Study, known: Sequence[Known]) -> bool:
+def _agrees(study: optuna.Study, known: Sequence[EvaluatedTrial]) -> bool:
     """The study says of every trial what its record says, and tells of no other that was drawn."""
     told: dict[str, tuple[TrialState, list[float]]] = {}
-    failed = {trial.trial_id for _, trial, judgement in known if judgement.state == "failed"}
+    failed = {trial.trial_id for _, trial, observation in known if observation.state == "failed"}
     for trial in study.get_trials(deepcopy=False):
         if not trial.state.is_finished():
             return False
@@ -308,9 +308,9 @@ def _agrees(study: optuna.Study, known: Sequence[Known]) -> bool:
         if trial.state != TrialState.FAIL:
             told[trial.user_attrs["trial_id"]] = (trial.state, list(trial.values or []))
     wanted = {
-        trial.trial_id: (_STATES[judgement.state], list(judgement.values))
-        for _, trial, judgement in known
-        if judgement.state != "failed"
+        trial.trial_id: (_STATES[observation.state], list(observation.values))
+        for _, trial, observation in known
+        if observation.state != "failed"
     }
     return told == wanted
 
@@ -319,7 +319,7 @@ def _key(index: int, point: Mapping[str, Any]) -> str:
     return json.dumps([index, sorted(point.items())], default=str)
 
 
-def _shuffled(arms: Sequence[JoinedArm], seed: int) -> list[tuple[int, dict[str, Any]]] | None:
+def _shuffled(arms: Sequence[ExpandedArm], seed: int) -> list[tuple[int, dict[str, Any]]] | None:
     """Every point of a finite space in a random order; None where there is no end of them, or too many."""
     counts = [arm.count() for arm in arms]
     if any(count is None for count in counts) or sum(count or 0 for count in counts) > _COUNTABLE:

@@ -8,12 +8,15 @@ from pathlib import Path
 from orchestrator.records.records import LATENCY, RESULT, recorded_ids
 
 
-def stamps_of(sweep_folder: Path) -> dict[str, str]:
+def record_fingerprints(sweep_folder: Path) -> dict[str, str]:
     """Trial id -> stamp, for every recorded trial of a sweep, in the order of trial ids."""
-    return {trial_id: stamp_of(sweep_folder / "trials" / trial_id) for trial_id in sorted(recorded_ids(sweep_folder))}
+    return {
+        trial_id: record_fingerprint(sweep_folder / "trials" / trial_id)
+        for trial_id in sorted(recorded_ids(sweep_folder))
+    }
 
 
-def stamp_of(folder: Path) -> str:
+def record_fingerprint(folder: Path) -> str:
     """Changes whenever the record in a trial's folder, or its latency, comes, goes or is replaced; opens neither.
 
     Times and sizes alone, so that a store that was copied with its times is not shown anew.

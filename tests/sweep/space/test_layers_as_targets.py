@@ -15,7 +15,7 @@ from orchestrator.sweep.space.resolve import resolve
 from orchestrator.trial.run import run_trial
 
 BASE: dict[str, Any] = {"model": "lenet5", "data": {"name": "digits", "size": 16}, "method": "l1_norm"}
-SPACES = Path(__file__).resolve().parents[2] / "searchspaces"
+SPACES = Path(__file__).resolve().parents[3] / "searchspaces"
 
 
 def test_layers_left_out_are_no_part_of_the_id() -> None:

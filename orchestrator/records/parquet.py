@@ -15,7 +15,7 @@ from orchestrator.records.record_fingerprints import record_fingerprints
 from orchestrator.records.records import Latency, read_latency, read_results
 from orchestrator.spec.redacting import redacted_values
 from orchestrator.spec.result import LATENCY_METRICS, METRICS, EpochRow, LayerRow, TrialResult
-from orchestrator.spec.trial import flat
+from orchestrator.spec.trial import flatten
 from orchestrator.storage.atomic import replacing
 
 VIEWS_VERSION = "1"
@@ -149,7 +149,7 @@ def _row(sweep_folder: Path, result: TrialResult) -> dict[str, Any]:
     latency = read_latency(sweep_folder / "trials" / result.trial_id)
     fixed = {"sweep": sweep_folder.absolute().name} | result.row() | _latency_columns(latency)
     # An axis of whole plug-ins ({name: clr, high: 1}) varies each of its parameters.
-    point = {path: value for path, value in flat(result.point).items() if path not in _FIXED and path not in fixed}
+    point = {path: value for path, value in flatten(result.point).items() if path not in _FIXED and path not in fixed}
     return dict(redacted_values({**fixed, _POINT: point}))
 
 

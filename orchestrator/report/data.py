@@ -20,7 +20,7 @@ from orchestrator.records.records import DamagedRecord
 from orchestrator.report.formatting import Names
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.spec.trial import flat
+from orchestrator.spec.trial import flatten
 from orchestrator.sweep.planning import PlannedTrial, plan
 
 Row = Mapping[str, Any]
@@ -167,7 +167,7 @@ def _labels(planned: Sequence[PlannedTrial]) -> dict[str, str]:
 
 def _as_planned(row: Row, trial: PlannedTrial, label: str) -> Row:
     """A trial recorded by an earlier sweep, under the arm and the axes of this one."""
-    point = {name: value for name, value in flat(trial.point).items() if axis_value(row, name) is None}
+    point = {name: value for name, value in flatten(trial.point).items() if axis_value(row, name) is None}
     return {**row, **point, "arm": label}
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from orchestrator.spec.trial import TrialSpec, flat
+from orchestrator.spec.trial import TrialSpec, flatten
 
 Status = Literal["done", "stopped", "failed", "diverged"]
 
@@ -138,4 +138,4 @@ class TrialResult(BaseModel):
 
     def parameters(self) -> dict[str, Any]:
         """What the trial was told, under the dotted paths of the search space."""
-        return flat(self.spec.canonical())
+        return flatten(self.spec.canonical())

@@ -66,14 +66,19 @@ class Range(Value):
             return sorted({round(v) for v in values})
         return [rounded(v) for v in values]
 
-    def every(self) -> list[float | int] | None:
-        """Every value that a search may draw, or None where there is no end of them."""
+    def values(self) -> list[float | int] | None:
+        """Return every value that a search may draw, or None where the range is continuous."""
         if self.step is not None:
             return self.points()
         return list(range(int(self.low), int(self.high) + 1)) if self.whole and not self.log else None
 
-    def holds(self, value: Any) -> bool:
-        """The value is one that may be drawn."""
+    def endpoints(self) -> list[float | int]:
+        """Return the first and the last value that a search may draw."""
+        points = self.points() if self.step is not None else None
+        return [points[0], points[-1]] if points else [self.low, self.high]
+
+    def contains(self, value: Any) -> bool:
+        """Return whether a search may draw this value."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             return False
         if self.whole and value != int(value):

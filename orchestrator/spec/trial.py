@@ -207,13 +207,13 @@ def key_of(what: str, parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def flat(parts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted paths: ``{'method.penalty': 1}``; ``name`` stands under the bare path."""
-    found: dict[str, Any] = {}
+def flatten(parts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to dotted paths: ``{'method.penalty': 1}``; ``name`` stands under the bare path."""
+    values: dict[str, Any] = {}
     for key, value in parts.items():
         path = prefix if key == "name" and prefix else (f"{prefix}.{key}" if prefix else key)
         if isinstance(value, Mapping):
-            found |= flat(value, path)
+            values |= flatten(value, path)
         else:
-            found[path] = value
-    return found
+            values[path] = value
+    return values

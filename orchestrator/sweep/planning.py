@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from orchestrator.records.records import RESULT, DamagedRecord, read_latency, re
 from orchestrator.spec.errors import SpecError, join, nearest
 from orchestrator.spec.result import LATENCY_METRICS, METRICS
 from orchestrator.spec.search_space import Range, Search, SearchSpace
-from orchestrator.spec.trial import TrialSpec, flat
+from orchestrator.spec.trial import TrialSpec, flatten
 from orchestrator.sweep.search.drawn import drawn_and_not_ended
 from orchestrator.sweep.search.observation import EvaluatedTrial, check_seen, observe
 from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial, check_endpoints, expand_arms, match_record
@@ -54,6 +54,7 @@ class Plan:
     """All a sweep will do: trials, and before them the distinct stages they share."""
 
     space: SearchSpace
+    arms: tuple[ExpandedArm, ...]
     trials: tuple[PlannedTrial, ...]
     """Of an adaptive search, those that have been drawn already."""
     repeated: int
@@ -66,10 +67,6 @@ class Plan:
     @property
     def total(self) -> int:
         return len(self.trials) + self.to_draw
-
-    @cached_property
-    def arms(self) -> list[ExpandedArm]:
-        return expand_arms(self.space)
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -85,7 +82,7 @@ class Plan:
     @property
     def varied(self) -> list[str]:
         """Dotted paths of all that the axes set, in the order of the file; a value that is a mapping sets several."""
-        return list(dict.fromkeys(path for trial in self.trials for path in flat(trial.point)))
+        return list(dict.fromkeys(path for trial in self.trials for path in flatten(trial.point)))
 
 
 def plan(space: SearchSpace, folder: Path | None = None) -> Plan:
@@ -119,11 +116,11 @@ def plan(space: SearchSpace, folder: Path | None = None) -> Plan:
             repeated += 1
         else:
             trials[trial.trial_id] = trial
-    return Plan(space, tuple(trials.values()), repeated)
+    return Plan(space, arms, tuple(trials.values()), repeated)
 
 
 def drawn_before(
-    space: SearchSpace, arms: list[ExpandedArm], folder: Path, but: Collection[str] = frozenset()
+    space: SearchSpace, arms: Sequence[ExpandedArm], folder: Path, but: Collection[str] = frozenset()
 ) -> list[EvaluatedTrial]:
     """Recorded trials that lie in a space, as a search is told of them, in the order in which they ended.
 
@@ -136,18 +133,18 @@ def drawn_before(
     Raises:
         SpecError: a record cannot be read; the message names the file.
     """
-    found: list[tuple[str, str, EvaluatedTrial]] = []
+    ended: list[tuple[str, str, EvaluatedTrial]] = []
     try:
-        # Each is let go when it has been judged: ten thousand kept would be a gigabyte.
+        # No result is kept: ten thousand of them would be a gigabyte.
         for trial_id in sorted(recorded_ids(folder).difference(but)):
             result = read_result(folder / "trials" / trial_id / RESULT)
-            place = match_record(arms, result)
-            if place is not None:
+            trial = match_record(arms, result)
+            if trial is not None:
                 observation = observe(space, result, read_latency(folder / "trials" / result.trial_id))
-                found.append((result.ended, result.trial_id, (*place, observation)))
+                ended.append((result.ended, result.trial_id, EvaluatedTrial(trial, observation)))
     except DamagedRecord as error:
         raise SpecError("", str(error)) from None
-    return [known for _, _, known in sorted(found, key=lambda one: one[:2])]
+    return [evaluated for _, _, evaluated in sorted(ended, key=lambda entry: entry[:2])]
 
 
 def stages_of(spec: TrialSpec) -> list[Stage]:
@@ -166,7 +163,7 @@ def stages_of(spec: TrialSpec) -> list[Stage]:
     return stages
 
 
-def _adaptive(space: SearchSpace, arms: list[ExpandedArm], folder: Path | None) -> Plan:
+def _adaptive(space: SearchSpace, arms: tuple[ExpandedArm, ...], folder: Path | None) -> Plan:
     wanted = trials_of(space.search)
     check_seen(space)
     check_endpoints(arms)
@@ -183,9 +180,9 @@ def _adaptive(space: SearchSpace, arms: list[ExpandedArm], folder: Path | None) 
     drawn: list[PlannedTrial] = []
     if folder is not None:
         known = drawn_before(space, arms, folder)
-        drawn = [trial for _, trial, _ in known]
+        drawn = [evaluated.trial for evaluated in known]
         drawn += drawn_and_not_ended(arms, folder)[: max(0, wanted - len(drawn))]
-    return Plan(space, tuple(drawn), 0, max(0, wanted - len(drawn)), tuple(known))
+    return Plan(space, arms, tuple(drawn), 0, max(0, wanted - len(drawn)), tuple(known))
 
 
 def trials_of(search: Search) -> int:
@@ -195,7 +192,7 @@ def trials_of(search: Search) -> int:
     return search.trials
 
 
-def _points(space: SearchSpace, arms: list[ExpandedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _points(space: SearchSpace, arms: Sequence[ExpandedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Index of an arm and a point of its axes, for every search that knows its points beforehand."""
     axes = [arm.axes for arm in arms]
     if space.search.name == "random":
@@ -213,7 +210,7 @@ def _points(space: SearchSpace, arms: list[ExpandedArm]) -> Iterator[tuple[int, 
     return _grid(arms)
 
 
-def _grid(arms: list[ExpandedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _grid(arms: Sequence[ExpandedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
     for index, arm in enumerate(arms):
         values: list[list[Any]] = []
         for name, axis in arm.axes.items():

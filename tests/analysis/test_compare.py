@@ -8,7 +8,7 @@ from orchestrator.analysis.aggregate import mean_of
 from orchestrator.analysis.compare import compare, trends
 from orchestrator.analysis.papers import NoSuchTable, papers, table, tables
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.spec.trial import flat
+from orchestrator.spec.trial import flatten
 from orchestrator.sweep.planning import PlannedTrial, plan
 
 
@@ -88,7 +88,7 @@ def ended(planned: PlannedTrial) -> dict:
     measured = {"accuracy": 0.92, "mac_sparsity": 0.5, "param_sparsity": 0.9, "latency_ms": 1.0, "latency_speedup": 2.0}
     fixed = {"status": "done", "seed": spec.seed, "model": spec.model.name, "data": spec.data.name}
     fixed |= {"arm": planned.arm, "method": spec.method.name, "retrain": spec.retrain.name, "target_sparsity": None}
-    return {**fixed, **measured, "dense_latency_ms": 2.0, **flat(planned.point)}
+    return {**fixed, **measured, "dense_latency_ms": 2.0, **flatten(planned.point)}
 
 
 def test_unmatched_rows_are_listed_and_others_order_is_told() -> None:

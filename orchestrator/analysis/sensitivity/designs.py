@@ -13,7 +13,7 @@ from SALib.analyze import sobol as sobol_analysis
 
 from orchestrator.analysis.aggregate import axis_value, mean_of
 from orchestrator.analysis.sensitivity.factors import Floats, Importance
-from orchestrator.spec.trial import flat
+from orchestrator.spec.trial import flatten
 from orchestrator.sweep.search.designs import MORRIS_LEVELS, BadDesign, Design, problem
 
 
@@ -23,7 +23,7 @@ def design_values(design: Design, rows: Iterable[Mapping[str, Any]], metric: str
     Args:
         rows: as `load_results` gives them, of the sweep whose search is the design (`sweep/search/designs.py`).
     """
-    told = [flat(point) for point in design.points]
+    told = [flatten(point) for point in design.points]
     paths = list(dict.fromkeys(path for point in told for path in point))
     found: dict[tuple[Any, ...], list[float | None]] = {}
     for row in rows:

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.records.sweep_summary import Row, SweepSummary, spread
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.result import TrialResult
-from orchestrator.spec.trial import flat
+from orchestrator.spec.trial import flatten
 
 _LONGEST_NAME = 120
 _LONGEST_VALUE = 30
@@ -35,7 +35,7 @@ def run_name(result: TrialResult) -> str:
     parts = [f"{result.arm}: {method}" if result.arm not in ("", method) else method, spec.target.quantity]
     parts.append("as listed" if spec.target.sparsity is None else f"{100 * spec.target.sparsity:g} %")
     parts.append(spec.retrain.name)
-    for path, value in flat(result.point).items():
+    for path, value in flatten(result.point).items():
         if path not in _NAMED:
             parts.append(f"{path.removesuffix('.name').rpartition('.')[-1]}={_short(value)}")
     name = " ".join(parts)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from orchestrator.records.records import Latency
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.result import LATENCY_METRICS, LayerRow, TrialResult
-from orchestrator.spec.trial import flat
+from orchestrator.spec.trial import flatten
 
 Point = tuple[str, float, int, int]
 """Name, value, time (milliseconds since 1970), step."""
@@ -68,7 +68,7 @@ def latency_metrics(latency: Latency | None, result: TrialResult) -> list[Point]
 
 def run_parameters(result: TrialResult) -> dict[str, str]:
     """What the trial was told. The axes add those of their values that are defaults, which the trial leaves out."""
-    told = flat(result.point) | result.parameters()
+    told = flatten(result.point) | result.parameters()
     texts = {name: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for name, v in told.items()}
     return {metric_name(name): redacted(text)[:_LONGEST_VALUE] for name, text in texts.items()}
 

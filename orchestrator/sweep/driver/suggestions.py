@@ -44,7 +44,7 @@ class Suggestions:
         """Trials of this sweep: recorded, ready or under way."""
         self._ready: deque[PlannedTrial] = deque()
         self._news: deque[tuple[str, Observation]] = deque()
-        self._arrivals: deque[tuple[int, PlannedTrial, Observation]] = deque()
+        self._arrivals: deque[EvaluatedTrial] = deque()
         self._changed = threading.Condition()
         self._over = self._closing = False
         self._full: OSError | None = None
@@ -139,11 +139,11 @@ class Suggestions:
                 result = read_result(folder / RESULT)
             except DamagedRecord:
                 continue
-            place = match_record(self._arms, result)
-            if place is not None:
+            trial = match_record(self._arms, result)
+            if trial is not None:
                 with self._changed:
                     self._counted.add(trial_id)
-                    self._arrivals.append((*place, observe(self._space, result, read_latency(folder))))
+                    self._arrivals.append(EvaluatedTrial(trial, observe(self._space, result, read_latency(folder))))
                     self._changed.notify_all()
 
     def _enough(self) -> bool:
@@ -177,7 +177,7 @@ class Suggestions:
         known = self._known({trial.trial_id for trial in unended})
         proposer = AskTell(self._space, self._arms, known, self._folder / JOURNAL)
         for trial in unended:
-            proposer.register_running(self._index(trial), trial)
+            proposer.register_running(trial)
         while True:
             with self._changed:
                 self._changed.wait_for(self._something_to_do)
@@ -187,9 +187,9 @@ class Suggestions:
                 closing = self._closing
             for trial_id, observation in news:
                 proposer.tell(trial_id, observation)
-            for index, trial, observation in arrivals:
-                proposer.register_running(index, trial)
-                proposer.tell(trial.trial_id, observation)
+            for evaluated in arrivals:
+                proposer.register_running(evaluated.trial)
+                proposer.tell(evaluated.trial.trial_id, evaluated.observation)
             if closing:
                 break
             if news or arrivals or not self._asks():
@@ -224,20 +224,12 @@ class Suggestions:
         known = list(self._planned.known)
         # What has been recorded since the sweep was planned: a worker of an earlier driver may have lived so long.
         known += drawn_before(
-            self._space, self._arms, self._folder, {trial.trial_id for _, trial, _ in known} | waiting
+            self._space, self._arms, self._folder, {evaluated.trial.trial_id for evaluated in known} | waiting
         )
         for name in self._space.search.warm_start:
             known += drawn_before(self._space, self._arms, self._folder.parent / name)
-        found: dict[str, EvaluatedTrial] = {}
-        for one in known:
-            if one[1].trial_id not in waiting:
-                found.setdefault(one[1].trial_id, one)
-        return list(found.values())
-
-    def _index(self, trial: PlannedTrial) -> int:
-        """Of the arm that a planned trial belongs to; two arms may have one label."""
-        return next(
-            index
-            for index, arm in enumerate(self._arms)
-            if arm.label == trial.arm and set(arm.axes) == set(trial.point) and arm.trial(trial.point) == trial
-        )
+        first: dict[str, EvaluatedTrial] = {}
+        for evaluated in known:
+            if evaluated.trial.trial_id not in waiting:
+                first.setdefault(evaluated.trial.trial_id, evaluated)
+        return list(first.values())

@@ -11,7 +11,7 @@ from orchestrator.methods import METHODS
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.trial import TrialSpec, key_of
 from orchestrator.sweep.planning import Plan
-from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial, ends
+from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial, endpoints
 
 _SHAPING = frozenset(
     {"method", "baseline", "baseline.batch_size", "baseline.optimizer", "retrain", "retrain.batch_size", "target"}
@@ -73,8 +73,7 @@ def networks(trials: Iterable[PlannedTrial], arms: Sequence[ExpandedArm]) -> lis
     for trial in trials:
         key = key_of("network", {"model": trial.spec.model.canonical(), "data": trial.spec.data.canonical()})
         if key not in found:
-            arm = next((arm for arm in arms if arm.label == trial.arm and set(arm.axes) == set(trial.point)), None)
-            found[key] = Network(trial.spec, arm.written(trial.point, "model") if arm else "model")
+            found[key] = Network(trial.spec, arms[trial.arm_index].origin(trial.point, "model"))
     return list(found.values())
 
 
@@ -87,10 +86,10 @@ def representative_trials(planned: Plan, waiting: Collection[str]) -> list[Plann
     found = [trial for trial in planned.trials if trial.trial_id in waiting]
     for arm in planned.arms if planned.to_draw else ():
         shaping = [name for name in arm.axes if name in _SHAPING or name.split(".")[0] in ("model", "data")]
-        choices = itertools.product(*(ends(arm.axes[name]) for name in shaping))
+        choices = itertools.product(*(endpoints(arm.axes[name]) for name in shaping))
         for chosen in itertools.islice(choices, _MOST):
             for end in (0, -1):
-                others = {name: ends(axis)[end] for name, axis in arm.axes.items()}
+                others = {name: endpoints(axis)[end] for name, axis in arm.axes.items()}
                 try:
                     found.append(arm.trial(others | dict(zip(shaping, chosen, strict=True))))
                 except SpecError:

@@ -39,7 +39,7 @@ def drawn_and_not_ended(arms: Sequence[ExpandedArm], sweep_folder: Path) -> list
             continue
         told = json.loads(path.read_text(encoding="utf-8"))
         for arm in arms:
-            if arm.label == told["arm"] and arm.holds(told["point"]):
+            if arm.label == told["arm"] and arm.contains(told["point"]):
                 try:
                     trial = arm.trial(told["point"])
                 except SpecError:

@@ -33,8 +33,12 @@ class Observation:
     """Of the trial's retraining that was done."""
 
 
-EvaluatedTrial = tuple[int, PlannedTrial, Observation]
-"""Index of the arm, the trial, and what a search is told of it."""
+@dataclass(frozen=True)
+class EvaluatedTrial:
+    """An ended trial of the search space and its observation."""
+
+    trial: PlannedTrial
+    observation: Observation
 
 
 def observe(space: SearchSpace, result: TrialResult, latency: Latency | None) -> Observation:

@@ -25,7 +25,7 @@ def sobol_points(arms: Sequence[Mapping[str, Axis]], trials: int, seed: int) -> 
 
 def value_at(axis: Axis, share: float) -> Any:
     """The value of an axis at a share from 0 up to 1: the values of a list, the steps of a range have equal parts."""
-    values = axis if isinstance(axis, list) else axis.every()
+    values = axis if isinstance(axis, list) else axis.values()
     if values is not None:
         return values[min(int(share * len(values)), len(values) - 1)]
     assert not isinstance(axis, list)

@@ -15,7 +15,7 @@ from orchestrator.spec.search_space import SearchSpace
 from orchestrator.sweep.driver import suggestions as adaptive
 from orchestrator.sweep.driver.suggestions import JOURNAL, Suggestions
 from orchestrator.sweep.planning import Plan, plan
-from orchestrator.sweep.space.arms import PlannedTrial
+from orchestrator.sweep.space.arms import PlannedTrial, expand_arms
 
 BASE = {"model": "lenet5", "data": "digits", "target": {"sparsity": 0.5}}
 
@@ -185,7 +185,9 @@ def test_a_full_disk_is_heard_of_by_the_one_who_waits(tmp_path: Path, monkeypatc
 
 
 def test_an_impossible_space_ends_with_its_error(tmp_path: Path) -> None:
-    suggestions = Suggestions(Plan(space(arms=["magnitude"]), (), 0, 6), tmp_path, 1)
+    suggestions = Suggestions(
+        Plan(space(arms=["magnitude"]), expand_arms(space(arms=["magnitude"])), (), 0, 6), tmp_path, 1
+    )
     assert suggestions.take(20.0) is None
     assert suggestions.finished
     assert suggestions.error is not None

@@ -55,7 +55,7 @@ def test_tpe_finds_the_best_arm_and_place_sooner_than_chance() -> None:
     for _ in range(40):
         arm = numbers.choice(arms)
         point = {"target.sparsity": numbers.uniform(0, 0.9)}
-        chance.append(accuracy(PlannedTrial(arm.label, point, found[0].spec)))
+        chance.append(accuracy(PlannedTrial(0, arm.label, point, found[0].spec)))
     last = [accuracy(trial) for trial in found[20:]]
     assert sum(last) / len(last) > sum(chance) / len(chance) + 0.2
     assert max(map(accuracy, found)) > 0.97
@@ -104,7 +104,7 @@ def test_a_suggestion_that_is_known_is_answered_from_its_record() -> None:
     found = searched(this, 6, lambda trial: complete(trial.spec.target.sparsity or 0.0))
     assert len({trial.trial_id for trial in found}) == 6
     arms = expand_arms(this)
-    known: list[EvaluatedTrial] = [(0 if trial.arm == "l1_norm" else 1, trial, complete(0.5)) for trial in found[:5]]
+    known: list[EvaluatedTrial] = [EvaluatedTrial(trial, complete(0.5)) for trial in found[:5]]
     proposer = AskTell(this, arms, known)
     last = proposer.ask()
     assert last.trial_id == found[5].trial_id
@@ -169,20 +169,19 @@ def test_a_search_goes_on_from_its_records(search: str, tmp_path: Path) -> None:
     proposer = AskTell(this, arms, known, path)
     for _ in range(12):
         trial = proposer.ask()
-        index = [arm.label for arm in arms].index(trial.arm)
-        known.append((index, trial, complete(accuracy(trial))))
-        proposer.tell(trial.trial_id, known[-1][2])
+        known.append(EvaluatedTrial(trial, complete(accuracy(trial))))
+        proposer.tell(trial.trial_id, known[-1].observation)
     before = path.read_bytes()
     again = AskTell(this, arms, known, path)
     assert path.read_bytes().startswith(before)
-    assert again.ask().trial_id not in {trial.trial_id for _, trial, _ in known}
+    assert again.ask().trial_id not in {k.trial.trial_id for k in known}
     # That one was killed in flight: no record of it, and a line cut off.
     path.write_bytes(path.read_bytes()[:-7])
     third = AskTell(this, arms, known, path)
     assert [trial.state.name for trial in journal(path).trials] == ["COMPLETE"] * 12
-    assert [trial.user_attrs["trial_id"] for trial in journal(path).trials] == [t.trial_id for _, t, _ in known]
-    assert third.ask().trial_id not in {trial.trial_id for _, trial, _ in known}
-    changed = [*known[:-1], (known[-1][0], known[-1][1], complete(0.123))]
+    assert [trial.user_attrs["trial_id"] for trial in journal(path).trials] == [k.trial.trial_id for k in known]
+    assert third.ask().trial_id not in {k.trial.trial_id for k in known}
+    changed = [*known[:-1], EvaluatedTrial(known[-1].trial, complete(0.123))]
     AskTell(this, arms, changed, path)
     assert journal(path).trials[-1].value == 0.123
 
@@ -191,9 +190,7 @@ def test_evolution_goes_on_from_recorded_generations() -> None:
     this = space("nsga2", objectives={"accuracy": "max", "macs": "min"})
     arms = expand_arms(this)
     found = searched(this, 24, lambda trial: complete(accuracy(trial), 1.0))
-    known: list[EvaluatedTrial] = [
-        ([arm.label for arm in arms].index(trial.arm), trial, complete(accuracy(trial), 1.0)) for trial in found
-    ]
+    known = [EvaluatedTrial(trial, complete(accuracy(trial), 1.0)) for trial in found]
     proposer = AskTell(this, arms, known)
     proposer.ask()
     key = optuna.samplers.NSGAIISampler._get_generation_key()
@@ -204,6 +201,6 @@ def test_a_killed_trial_that_is_still_recorded_is_told_when_it_comes() -> None:
     this = space()
     proposer = AskTell(this, expand_arms(this))
     trial = searched(this, 1, lambda trial: complete(0.5))[0]
-    proposer.register_running([arm.label for arm in expand_arms(this)].index(trial.arm), trial)
+    proposer.register_running(trial)
     proposer.tell(trial.trial_id, complete(0.5))
     assert [(t.user_attrs["trial_id"], t.value) for t in proposer._study.trials] == [(trial.trial_id, 0.5)]

@@ -42,9 +42,10 @@ def test_a_record_is_found_at_its_point_whoever_wrote_it() -> None:
         "method.penalty_weight": 1e-3,
     }
     trial = arms[1].trial(point)
-    assert match_record(arms, record(trial)) == (1, trial)
+    assert trial.arm_index == 1
+    assert match_record(arms, record(trial)) == trial
     stranger = record(trial, arm="mine", point={"target.sparsity": 0.3})
-    assert match_record(arms, stranger) == (1, trial)
+    assert match_record(arms, stranger) == trial
 
 
 def test_a_record_of_elsewhere_is_not() -> None:
@@ -57,13 +58,15 @@ def test_a_record_of_elsewhere_is_not() -> None:
 
 
 def test_ranges_hold_what_they_draw() -> None:
-    assert Range(low=1, high=10, step=3).holds(7)
-    assert not Range(low=1, high=10, step=3).holds(8)
-    assert Range(low=0.1, high=0.5, step=0.1).holds(0.30000000000000004)
-    assert not Range(low=0, high=9).holds(2.5)
-    assert not Range(low=0.0, high=9.0).holds(True)
-    assert Range(low=0, high=3).every() == [0, 1, 2, 3]
-    assert Range(low=0.0, high=1.0, grid=3).every() is None
+    assert Range(low=1, high=10, step=3).contains(7)
+    assert not Range(low=1, high=10, step=3).contains(8)
+    assert Range(low=0.1, high=0.5, step=0.1).contains(0.30000000000000004)
+    assert not Range(low=0, high=9).contains(2.5)
+    assert not Range(low=0.0, high=9.0).contains(True)
+    assert Range(low=0, high=3).values() == [0, 1, 2, 3]
+    assert Range(low=0.0, high=1.0, grid=3).values() is None
+    assert Range(low=0, high=10, step=3).endpoints() == [0, 9]
+    assert Range(low=0.25, high=4.0, log=True).endpoints() == [0.25, 4.0]
 
 
 def test_a_sobol_sequence_fills_every_arm_evenly_and_goes_on_where_it_ended() -> None:

@@ -19,7 +19,7 @@ from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import Axis, Range, SearchSpace
 from orchestrator.sweep.search.adaptive.parameters import SEED, Parameters
 from orchestrator.sweep.search.observation import EvaluatedTrial, Observation
-from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial, every
+from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial, values
 
 # A warning in the middle of the live table would tear it; what a user must know is said by the sweep itself.
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -85,10 +85,10 @@ class AskTell:
         self._space, self._arms = space, arms
         self._parameters = Parameters([arm.label for arm in arms], [arm.axes for arm in arms])
         self._flat = space.search.name != "tpe"
-        self._ended = {trial.trial_id: observation for _, trial, observation in known}
+        self._ended = {evaluated.trial.trial_id: evaluated.observation for evaluated in known}
         self._asked: dict[str, list[optuna.Trial]] = {}
-        self._expected: dict[str, tuple[int, PlannedTrial]] = {}
-        self._seen = {_key(index, trial.point) for index, trial, _ in known}
+        self._running: dict[str, PlannedTrial] = {}
+        self._seen = {_key(evaluated.trial.arm_index, evaluated.trial.point) for evaluated in known}
         self._unseen = _shuffled(arms, space.search.seed)
         self.impossible = 0
         """Suggestions that resolve to no trial; they are told as failed."""
@@ -134,19 +134,19 @@ class AskTell:
         reason = f"; of those that could not be tried, the last: {self.problem}" if self.problem is not None else ""
         raise Exhausted(f"{_HOPELESS} suggestions in a row led to no new trial{reason}")
 
-    def register_running(self, index: int, trial: PlannedTrial) -> None:
-        """A trial that was proposed in an earlier life of the sweep will be told."""
+    def register_running(self, trial: PlannedTrial) -> None:
+        """Register a trial that an earlier driver drew, so that its observation can be told."""
         self._asked.setdefault(trial.trial_id, [])
-        self._expected[trial.trial_id] = (index, trial)
+        self._running[trial.trial_id] = trial
 
     def tell(self, trial_id: str, observation: Observation) -> None:
         """A trial has ended."""
         self._ended[trial_id] = observation
         for asked in self._asked.pop(trial_id, []):
             self._tell(asked, observation)
-        place = self._expected.pop(trial_id, None)
-        if place is not None:
-            self._study.add_trials(self._told([(*place, observation)]))
+        trial = self._running.pop(trial_id, None)
+        if trial is not None:
+            self._study.add_trials(self._frozen_trials([EvaluatedTrial(trial, observation)]))
 
     def cancel(self, trial_id: str) -> None:
         """A proposed trial will not run now."""
@@ -181,7 +181,7 @@ class AskTell:
             return index, point
         seed = asked.user_attrs.get("seed")
         if seed is None:
-            seed = random.Random(f"{self._space.search.seed}/{asked.number}").choice(every(axis) or [0])
+            seed = random.Random(f"{self._space.search.seed}/{asked.number}").choice(values(axis) or [0])
         point[SEED] = seed
         return index, {name: point[name] for name in self._arms[index].axes}
 
@@ -207,7 +207,7 @@ class AskTell:
             made = study(storage)
             made.set_user_attr("space", mark)
             made.set_metric_names(list(self._space.objectives))
-            made.add_trials(self._told(known))
+            made.add_trials(self._frozen_trials(known))
             return made
 
         if journal is None:
@@ -222,13 +222,13 @@ class AskTell:
         journal.unlink(missing_ok=True)
         return filled(JournalStorage(_Journal(journal)))
 
-    def _told(self, known: Sequence[EvaluatedTrial]) -> list[FrozenTrial]:
+    def _frozen_trials(self, known: Sequence[EvaluatedTrial]) -> list[FrozenTrial]:
         population = _population(self._space)
         told: list[FrozenTrial] = []
         complete = 0
-        for index, trial, observation in known:
+        for trial, observation in ((evaluated.trial, evaluated.observation) for evaluated in known):
             fill = random.Random(trial.trial_id) if self._flat else None
-            params = self._parameters.of(index, trial.point, fill)
+            params = self._parameters.of(trial.arm_index, trial.point, fill)
             system: dict[str, Any] = {}
             if self._space.search.name == "nsga2" and observation.state == "complete":
                 # What was recorded counts as the generations before, so that evolution goes on from it.
@@ -299,7 +299,7 @@ def _step(observation: Observation) -> int:
 def _agrees(study: optuna.Study, known: Sequence[EvaluatedTrial]) -> bool:
     """The study says of every trial what its record says, and tells of no other that was drawn."""
     told: dict[str, tuple[TrialState, list[float]]] = {}
-    failed = {trial.trial_id for _, trial, observation in known if observation.state == "failed"}
+    failed = {known_trial.trial.trial_id for known_trial in known if known_trial.observation.state == "failed"}
     for trial in study.get_trials(deepcopy=False):
         if not trial.state.is_finished():
             return False
@@ -308,9 +308,9 @@ def _agrees(study: optuna.Study, known: Sequence[EvaluatedTrial]) -> bool:
         if trial.state != TrialState.FAIL:
             told[trial.user_attrs["trial_id"]] = (trial.state, list(trial.values or []))
     wanted = {
-        trial.trial_id: (_STATES[observation.state], list(observation.values))
-        for _, trial, observation in known
-        if observation.state != "failed"
+        evaluated.trial.trial_id: (_STATES[evaluated.observation.state], list(evaluated.observation.values))
+        for evaluated in known
+        if evaluated.observation.state != "failed"
     }
     return told == wanted
 

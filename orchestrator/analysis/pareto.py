@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from orchestrator.metrics import pareto
+
 Direction = Literal["max", "min"]
 Point = Sequence[float | None]
 
@@ -28,11 +30,7 @@ def front(points: Sequence[Point], directions: Sequence[Direction]) -> list[int]
 
     Equal points stand on the front together; a point with a value that is missing or not a number never does.
     """
-    costs = _costs(points, directions)
-    measured = {i: cost for i, cost in enumerate(costs) if cost is not None}
-    if len(directions) == 2:
-        return _front_of_two(measured)
-    return [i for i, cost in measured.items() if not any(_dominates(other, cost) for other in measured.values())]
+    return pareto.front([(math.nan,) if cost is None else cost for cost in _costs(points, directions)])
 
 
 def front_of(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, Direction]) -> list[Mapping[str, Any]]:
@@ -132,20 +130,6 @@ def _costs(points: Sequence[Point], directions: Sequence[Direction]) -> list[tup
         signed = tuple(-v if d == "max" else float(v) for v, d in zip(values, directions, strict=False))
         costs.append(signed if len(values) == len(directions) else None)
     return costs
-
-
-def _front_of_two(measured: Mapping[int, tuple[float, ...]]) -> list[int]:
-    """In order of the first objective, what is better in the second than all before it: fast for thousands."""
-    on, best = [], (math.inf, math.inf)
-    for i, cost in sorted(measured.items(), key=lambda item: item[1]):
-        if cost[1] < best[1] or cost == best:
-            on.append(i)
-            best = (cost[0], cost[1])
-    return sorted(on)
-
-
-def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def _area(costs: Sequence[tuple[float, ...]], corner: Sequence[float]) -> float:

@@ -6,10 +6,11 @@ from typing import Any
 
 from orchestrator.data import DATA
 from orchestrator.methods import METHODS
+from orchestrator.metrics.table import EXTRA_METRICS, extra_metric
 from orchestrator.models import MODELS
 from orchestrator.plugins import Description, Registry
 from orchestrator.retrain import SCHEDULES
-from orchestrator.spec.result import LATENCY_METRICS, METRICS
+from orchestrator.spec.metric import METRICS
 from orchestrator.spec.stopper import STOPPERS
 from orchestrator.spec.trial import Retrain
 from orchestrator.surgery.published_plans import PLANS
@@ -17,28 +18,6 @@ from orchestrator.sweep.planning import ADAPTIVE, SEARCHES
 
 KINDS = ("methods", "models", "data", "schedules", "metrics", "searches", "plans", "papers")
 _REGISTRIES: dict[str, Registry] = {"methods": METHODS, "models": MODELS, "data": DATA, "schedules": SCHEDULES}
-_METRIC_TEXTS = {
-    "dense_accuracy": "top-1 test accuracy of the dense network",
-    "pruned_accuracy": "the same right after pruning, before any retraining",
-    "accuracy": "the same after retraining",
-    "accuracy_drop": "dense_accuracy - accuracy",
-    "val_accuracy": "top-1 accuracy on the validation split: what searches and stoppers see",
-    "top5_accuracy": "top-5 test accuracy after retraining",
-    "dense_params": "parameters of the dense network",
-    "params": "parameters of the pruned network; of single pruned weights, those that are not zero",
-    "param_sparsity": "1 - params / dense_params",
-    "compression_ratio": "dense_params / params",
-    "dense_macs": "multiply-adds of one forward pass of the dense network, batch 1",
-    "macs": "the same of the pruned network; single pruned weights save none",
-    "mac_sparsity": "1 - macs / dense_macs",
-    "filter_sparsity": "share of the convolution filters that were removed",
-    "weight_sparsity": "share of the convolution and linear weights that are gone or zero",
-    "latency_ms": "median milliseconds of one image through the pruned network, measured alone",
-    "latency_ms_std": "standard deviation of the same over rounds",
-    "dense_latency_ms": "median milliseconds of the dense network, interleaved with the pruned one",
-    "dense_latency_ms_std": "standard deviation of the same over rounds",
-    "latency_speedup": "dense_latency_ms / latency_ms",
-}
 _PLAN_SOURCES = {
     "pfec_": "Pruning Filters for Efficient ConvNets (Li et al., 2017); paper 001, section 1.4",
     "functionality_": "paper 000, tables 3 and 4",
@@ -56,7 +35,10 @@ _PAPERS = {
 def catalogue(kind: str) -> list[dict[str, Any]]:
     """One entry a name; ``kind`` is one of `KINDS`."""
     if kind == "metrics":
-        return [{"name": name, "what": _METRIC_TEXTS[name]} for name in (*METRICS, *LATENCY_METRICS)]
+        return [
+            {"name": row.name, "what": row.doc}
+            for row in (*METRICS.values(), *map(extra_metric, EXTRA_METRICS.names()))
+        ]
     if kind == "searches":
         return [*map(_search, SEARCHES), *map(_stopper, STOPPERS)]
     if kind == "plans":

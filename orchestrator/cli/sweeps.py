@@ -28,8 +28,9 @@ from orchestrator.cli.app import (
 )
 from orchestrator.records.bucket_sync import refresh_all
 from orchestrator.spec.search_space import SearchSpace
+from orchestrator.spec.stages import STAGE_NAMES
 from orchestrator.storage.uri import address_of
-from orchestrator.sweep.planning import STAGE_NAMES, Plan
+from orchestrator.sweep.planning import Plan
 from orchestrator.sweep.planning import plan as make_plan
 
 

@@ -13,16 +13,17 @@ import pyarrow.parquet as pq
 
 from orchestrator.records.record_fingerprints import record_fingerprints
 from orchestrator.records.records import Latency, read_latency, read_results
+from orchestrator.spec.metric import LATENCY_METRICS, METRICS, TRIAL_METRICS
 from orchestrator.spec.redacting import redacted_values
-from orchestrator.spec.result import LATENCY_METRICS, METRICS, EpochRow, LayerRow, TrialResult
+from orchestrator.spec.result import EpochRow, LayerRow, TrialResult
+from orchestrator.spec.stages import STAGE_NAMES
 from orchestrator.spec.trial import flatten
 from orchestrator.storage.atomic import replacing
 
 VIEWS_VERSION = "1"
 """Raised when the columns change, so that views written before are made anew."""
 
-_STAGES = ("baseline", "importance", "sparse_training", "retrain")
-_COUNTS = frozenset({"dense_params", "params", "dense_macs", "macs"})
+_STAGES = (*(name for name in STAGE_NAMES if name != "step"), "retrain")
 _LEADING = {
     "sweep": pa.string(),
     "trial_id": pa.string(),
@@ -36,9 +37,7 @@ _LEADING = {
     "target_quantity": pa.string(),
     "target_sparsity": pa.float64(),
 }
-_MEASURED = {name: pa.int64() if name in _COUNTS else pa.float64() for name in METRICS} | {
-    name: pa.float64() for name in LATENCY_METRICS
-}
+_MEASURED = {name: pa.int64() if row.dtype == "int" else pa.float64() for name, row in METRICS.items()}
 _TRAILING = {name: pa.string() for name in ("device", "host", "started", "ended", "commit", "versions")}
 _BEYOND = {
     "arm": pa.string(),
@@ -150,7 +149,8 @@ def _row(sweep_folder: Path, result: TrialResult) -> dict[str, Any]:
     fixed = {"sweep": sweep_folder.absolute().name} | result.row() | _latency_columns(latency)
     # An axis of whole plug-ins ({name: clr, high: 1}) varies each of its parameters.
     point = {path: value for path, value in flatten(result.point).items() if path not in _FIXED and path not in fixed}
-    return dict(redacted_values({**fixed, _POINT: point}))
+    extra = [name for name in result.metrics if name not in TRIAL_METRICS]
+    return dict(redacted_values({**fixed, _POINT: point, _EXTRA: extra}))
 
 
 def _latency_columns(latency: Latency | None) -> dict[str, Any]:
@@ -162,6 +162,8 @@ def _latency_columns(latency: Latency | None) -> dict[str, Any]:
 
 _FIXED = frozenset(_LEADING) | frozenset(_MEASURED) | frozenset(_TRAILING) | frozenset(_BEYOND)
 _POINT = "\0point"
+_EXTRA = "\0extra"
+"""Names of the metrics of a record that the search space named beside those of every trial."""
 
 
 def _trials_table(rows: list[dict[str, Any]]) -> pa.Table:
@@ -183,6 +185,7 @@ def _trials_table(rows: list[dict[str, Any]]) -> pa.Table:
     fill(seconds)
     fill(_TRAILING)
     fill(_BEYOND)
+    fill(dict.fromkeys(sorted({name for row in rows for name in row[_EXTRA]} - columns.keys()), pa.float64()))
     return pa.table(columns)
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal, get_args
 
-import numpy as np
-
+from orchestrator.metrics.pareto import front
 from orchestrator.spec.result import Status
 
 Row = Mapping[str, Any]
@@ -76,25 +75,6 @@ def summary_of(rows: Sequence[Row], objectives: Mapping[str, Literal["max", "min
         objectives=judged,
         dense_accuracy=fmean(key[-1] for key in dense) if dense else None,
     )
-
-
-def front(costs: Sequence[Sequence[float]]) -> list[int]:
-    """Indices of the points that none is better than (less) in one cost and at least as good as in all.
-
-    Equal points stand on it together; a point with a cost that is not a number never does.
-    """
-    measured = [i for i, cost in enumerate(costs) if all(map(math.isfinite, cost))]
-    if not measured:
-        return []
-    on: list[int] = []
-    best = np.empty((len(measured), len(costs[measured[0]])))
-    # In this order only a point before another can dominate it, and it is enough to look at those on the front.
-    for i in sorted(measured, key=lambda i: list(costs[i])):
-        cost, ahead = np.asarray(costs[i]), best[: len(on)]
-        if not (np.all(ahead <= cost, axis=1) & np.any(ahead < cost, axis=1)).any():
-            best[len(on)] = cost
-            on.append(i)
-    return on
 
 
 def spread(rows: Sequence[Row], most: int) -> list[Row]:

@@ -1,4 +1,4 @@
-"""What a trial leaves behind, as values: the record of truth and the rows that views are made of."""
+"""The record of a trial, and the rows that views are made of."""
 
 from __future__ import annotations
 
@@ -7,31 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator.spec.metric import METRICS, TRIAL_METRICS
 from orchestrator.spec.trial import TrialSpec, flatten
 
 Status = Literal["done", "stopped", "failed", "diverged"]
-
-METRICS = (
-    "dense_accuracy",
-    "pruned_accuracy",
-    "accuracy",
-    "accuracy_drop",
-    "val_accuracy",
-    "top5_accuracy",
-    "dense_params",
-    "params",
-    "param_sparsity",
-    "compression_ratio",
-    "dense_macs",
-    "macs",
-    "mac_sparsity",
-    "filter_sparsity",
-    "weight_sparsity",
-)
-"""What a trial measures of its network, in the order of the columns."""
-
-LATENCY_METRICS = ("latency_ms", "latency_ms_std", "dense_latency_ms", "dense_latency_ms_std", "latency_speedup")
-"""What is measured after the trials, alone on the device."""
 
 
 class Row(BaseModel):
@@ -70,7 +49,7 @@ class LayerRow(Row):
 
 
 class TrialResult(BaseModel):
-    """The record of one ended trial; it is written once and never changed."""
+    """The record of an ended trial; it is written once and never changed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -85,15 +64,15 @@ class TrialResult(BaseModel):
     achieved: float | None = None
     """The share of the target quantity that was really removed."""
     note: str | None = None
-    """What a reader of the numbers must know, e.g. that the target was met only as near as one filter allows."""
+    """A caveat on the numbers, e.g. that the target was met only as near as one filter allows."""
     stopped_at: float | None = None
     """Of a stopped trial, the share of its retraining that was done; the reason is in the note."""
     layers: list[LayerRow] = Field(default_factory=list)
     analysis: dict[str, Any] = Field(default_factory=dict)
-    """What was pruned, as plain JSON: the scores' histogram, the overlap with magnitude, what the method adds."""
+    """Statistics of the pruning, as plain JSON: the scores' histogram, the overlap with magnitude, the method's own."""
     epochs: list[EpochRow] = Field(default_factory=list)
     seconds: dict[str, float] = Field(default_factory=dict)
-    """By stage. A stage taken from the cache costs what it cost when it was computed, and says so under `reused`."""
+    """By stage. A stage taken from the cache has the seconds it once took, and is listed under `reused`."""
     reused: list[str] = Field(default_factory=list)
     device: str = ""
     host: str = ""
@@ -103,7 +82,7 @@ class TrialResult(BaseModel):
     versions: dict[str, str] = Field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
-        """One row of ``trials.parquet`` but for the sweep's name, the point and the latencies."""
+        """Return the row of ``trials.parquet`` without the sweep's name, the point and the latencies."""
         spec = self.spec
         fixed: dict[str, Any] = {
             "trial_id": self.trial_id,
@@ -120,10 +99,11 @@ class TrialResult(BaseModel):
             "achieved_sparsity": self.achieved,
             "note": self.note,
         }
-        measured = {name: self.metrics.get(name) for name in METRICS}
-        for name in ("dense_params", "params", "dense_macs", "macs"):
+        measured: dict[str, float | None] = {**dict.fromkeys(TRIAL_METRICS), **self.metrics}
+        for name in TRIAL_METRICS:
             count = measured[name]
-            measured[name] = int(count) if count is not None and math.isfinite(count) else None
+            if METRICS[name].dtype == "int":
+                measured[name] = int(count) if count is not None and math.isfinite(count) else None
         return {
             **fixed,
             **measured,
@@ -137,5 +117,5 @@ class TrialResult(BaseModel):
         }
 
     def parameters(self) -> dict[str, Any]:
-        """What the trial was told, under the dotted paths of the search space."""
+        """Return the specification without defaults, under the dotted paths of the search space."""
         return flatten(self.spec.canonical())

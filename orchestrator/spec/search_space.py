@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
+from orchestrator.spec.constraint import comparison
 from orchestrator.spec.errors import SpecError, first_problem, join, shown
 from orchestrator.spec.stopper import Stopper, stopper_from
 from orchestrator.spec.trial import Value
@@ -161,6 +162,8 @@ class SearchSpace(Value):
     """Metrics and the direction in which they are better; the first one ranks."""
     constraints: dict[str, str] = Field(default_factory=dict)
     """Metrics and what they must keep to, such as `"<= 12"`."""
+    metrics: list[str] = Field(default_factory=list)
+    """Metrics of your own beside those of every trial: installed names, or `module:Class`."""
     stopper: SerializeAsAny[Stopper] | None = None
     """What ends weak trials early: a bare name, or a mapping."""
     resources: Resources | Literal["auto"] = Resources()
@@ -219,14 +222,6 @@ class SearchSpace(Value):
         for dotted, value in (settings or {}).items():
             raw = with_setting(raw, dotted, value)
         return cls.parse(raw)
-
-
-def comparison(text: str) -> tuple[str, float]:
-    """Sign and bound of a constraint: ``"<= 12"`` is ``("<=", 12.0)``; raises ValueError with the text."""
-    found = re.fullmatch(r"\s*(<=|>=|<|>)\s*([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*", text)
-    if found is None:
-        raise ValueError(f"must be a comparison such as '<= 12', found {shown(text)}")
-    return found[1], float(found[2])
 
 
 _KINDS = frozenset({"Range", "list[any]"})

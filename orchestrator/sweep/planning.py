@@ -7,21 +7,20 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from orchestrator.methods import METHODS
+from orchestrator.metrics.table import metric_rows
 from orchestrator.records.records import RESULT, DamagedRecord, read_latency, read_result, recorded_ids
 from orchestrator.spec.errors import SpecError, join, nearest
-from orchestrator.spec.result import LATENCY_METRICS, METRICS
 from orchestrator.spec.search_space import Range, Search, SearchSpace
+from orchestrator.spec.stages import StageName
 from orchestrator.spec.trial import TrialSpec, flatten
 from orchestrator.sweep.search.drawn import drawn_and_not_ended
-from orchestrator.sweep.search.observation import EvaluatedTrial, check_seen, observe
+from orchestrator.sweep.search.observation import EvaluatedTrial, check_decidable, observe
 from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial, check_endpoints, expand_arms, match_record
 from orchestrator.sweep.stopping.policy import check_stopper
 
-StageName = Literal["baseline", "importance", "sparse_training", "step"]
-STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 SEARCHES = {
     "grid": "every combination of the axes' values",
     "random": "independent draws from the axes, as many as `trials` says",
@@ -165,7 +164,7 @@ def stages_of(spec: TrialSpec) -> list[Stage]:
 
 def _adaptive(space: SearchSpace, arms: tuple[ExpandedArm, ...], folder: Path | None) -> Plan:
     wanted = trials_of(space.search)
-    check_seen(space)
+    check_decidable(space, metric_rows(space.metrics))
     check_endpoints(arms)
     for i, name in enumerate(space.search.warm_start):
         if name == space.name:
@@ -225,7 +224,7 @@ def _grid(arms: Sequence[ExpandedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _check_metrics(space: SearchSpace) -> None:
-    known = (*METRICS, *LATENCY_METRICS)
+    known = metric_rows(space.metrics)
     for section, names in (("objectives", space.objectives), ("constraints", space.constraints)):
         for name in names:
             if name not in known:
@@ -235,11 +234,9 @@ def _check_metrics(space: SearchSpace) -> None:
 __all__ = [
     "ADAPTIVE",
     "SEARCHES",
-    "STAGE_NAMES",
     "Plan",
     "PlannedTrial",
     "Stage",
-    "StageName",
     "drawn_before",
     "plan",
     "stages_of",

@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from orchestrator.records.sweep_summary import front, spread, summary_of
+from orchestrator.metrics.pareto import front
+from orchestrator.records.sweep_summary import spread, summary_of
 
 
 def row(trial_id, status="done", **changes):

@@ -10,8 +10,9 @@ import re
 from datetime import UTC, datetime
 
 from orchestrator.records.records import Latency
+from orchestrator.spec.metric import LATENCY_METRICS
 from orchestrator.spec.redacting import redacted
-from orchestrator.spec.result import LATENCY_METRICS, LayerRow, TrialResult
+from orchestrator.spec.result import LayerRow, TrialResult
 from orchestrator.spec.trial import flatten
 
 Point = tuple[str, float, int, int]

@@ -18,8 +18,9 @@ from orchestrator.records.mlflow.payload import (
     run_parameters,
 )
 from orchestrator.records.records import Latency
+from orchestrator.spec.metric import LATENCY_METRICS
 from orchestrator.spec.redacting import redacted_values
-from orchestrator.spec.result import LATENCY_METRICS, TrialResult
+from orchestrator.spec.result import TrialResult
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

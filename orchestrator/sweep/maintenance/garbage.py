@@ -17,11 +17,12 @@ from orchestrator.records.bucket_sync import refresh, sweeps_of
 from orchestrator.records.records import DamagedRecord, read_results
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import SearchSpace
+from orchestrator.spec.stages import STAGE_NAMES
 from orchestrator.storage.bucket import bucket_of
 from orchestrator.storage.driver_lock import DriverAtWork, exclude_driver
 from orchestrator.storage.uri import address_of
 from orchestrator.sweep.maintenance.bucket_garbage import left_in_bucket
-from orchestrator.sweep.planning import STAGE_NAMES, plan, stages_of
+from orchestrator.sweep.planning import plan, stages_of
 
 _KEY = re.compile(r"[0-9a-f]{12}")
 _DRAFT_OF_STAGE = re.compile(r"\.([0-9a-f]{12})-[0-9a-z]+")

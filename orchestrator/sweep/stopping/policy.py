@@ -16,11 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
+from orchestrator.metrics.pareto import front
+from orchestrator.spec.constraint import violation
 from orchestrator.spec.errors import SpecError
+from orchestrator.spec.metric import SIZES, VALIDATED
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.stopper import Asha, Constraint, Median, Moasha, Stopper
-from orchestrator.sweep.search.observation import SIZES, VALIDATED, violation
 
 Costs = tuple[float, ...]
 """Values to be small: objectives that are to be large are negated."""
@@ -133,14 +135,14 @@ def better(mine: Costs, others: Sequence[Costs]) -> int:
 
 def better_fronts(mine: Costs, others: Sequence[Costs]) -> int:
     """How many stand on a front before mine; the first front is of those that none is better than in every respect."""
-    left = [*others, mine]
+    remaining = [*others, mine]
     ahead = 0
-    while left:
-        front = [one for one in left if not any(_dominates(other, one) for other in left)]
-        if mine in front:
+    while remaining:
+        first = {remaining[i] for i in front(remaining)}
+        if not first or mine in first:
             return ahead
-        ahead += len(front)
-        left = [one for one in left if one not in front]
+        ahead += sum(costs in first for costs in remaining)
+        remaining = [costs for costs in remaining if costs not in first]
     return ahead
 
 
@@ -171,7 +173,3 @@ def check_stopper(space: SearchSpace) -> None:
     elif not any(name in SIZES for name in space.constraints):
         told = ", ".join(space.constraints) or "none"
         raise SpecError("stopper.name", f"'constraint' needs a constraint on one of {', '.join(SIZES)}; found {told}")
-
-
-def _dominates(one: Costs, other: Costs) -> bool:
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))

@@ -11,7 +11,8 @@ from orchestrator.analysis.load import load_results
 from orchestrator.analysis.sensitivity.designs import design_values, morris_indices, sobol_indices
 from orchestrator.records.records import write_result
 from orchestrator.spec.errors import SpecError
-from orchestrator.spec.result import METRICS, TrialResult
+from orchestrator.spec.metric import TRIAL_METRICS
+from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.sweep.planning import Plan, plan
 from orchestrator.sweep.search.designs import design_of
@@ -63,7 +64,7 @@ def record(planned: Plan, folder: Path, without: int | None = None) -> None:
             trial_id=trial.trial_id, spec=trial.spec, arm=trial.arm, point=dict(trial.point), status=status,
             error="lost" if status == "failed" else None, device="", host="",
             started="2026-01-01T00:00:00+00:00", ended="2026-01-01T00:00:01+00:00", commit="", versions={},
-            metrics=dict.fromkeys(METRICS, value) if status == "done" else {},
+            metrics=dict.fromkeys(TRIAL_METRICS, value) if status == "done" else {},
         )  # fmt: skip
         place = folder / "trials" / trial.trial_id
         place.mkdir(parents=True)

@@ -1,0 +1,28 @@
+"""The Pareto front of costs, all of which are to be small."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def front(costs: Sequence[Sequence[float]]) -> list[int]:
+    """Return the indices of the non-dominated points, in order.
+
+    A point dominates another if it is less in one cost and at most equal in all. Equal points stand on the front
+    together; a point with a cost that is not finite never does.
+    """
+    measured = [i for i, cost in enumerate(costs) if all(map(math.isfinite, cost))]
+    if not measured:
+        return []
+    on_front: list[int] = []
+    best = np.empty((len(measured), len(costs[measured[0]])))
+    # In this order only a point before another can dominate it, and it is enough to look at those on the front.
+    for i in sorted(measured, key=lambda i: list(costs[i])):
+        cost, ahead = np.asarray(costs[i]), best[: len(on_front)]
+        if not (np.all(ahead <= cost, axis=1) & np.any(ahead < cost, axis=1)).any():
+            best[len(on_front)] = cost
+            on_front.append(i)
+    return sorted(on_front)

@@ -1,0 +1,56 @@
+"""Rows of all metrics that a search space may use: those of every trial, and metrics of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.plugins import Registry, UnknownName
+from orchestrator.spec.errors import SpecError, join
+from orchestrator.spec.metric import METRICS, Metric
+
+EXTRA_METRICS = Registry(kind="metric", group="orchestrator.metrics", table={}, open_names=True)
+"""Metrics that installed packages add; a search space may also name one as ``module:Class``."""
+_DECLARED = frozenset({"dtype", "unit", "higher_is_better", "split", "label"})
+
+
+def extra_metric(name: str) -> Metric:
+    """Return the row of a metric as its source states it, without importing it.
+
+    Raises:
+        UnknownName: there is none, or it is no metric.
+    """
+    description = EXTRA_METRICS.describe(name)
+    row = description.attributes
+    if not set(row) >= _DECLARED:
+        raise UnknownName(
+            f"{name!r} is no metric: it must be a class derived from orchestrator.metrics.extra.ExtraMetric"
+        )
+    column = row.get("column") or name.rpartition(":")[2]
+    return Metric(
+        name=column,
+        dtype=row["dtype"],
+        unit=row["unit"],
+        higher_is_better=row["higher_is_better"],
+        split=row["split"],
+        known_after="retrain",
+        label=row["label"] or column.replace("_", " "),
+        doc=description.summary,
+    )
+
+
+def metric_rows(extra: Sequence[str] = ()) -> dict[str, Metric]:
+    """Return the rows by column: those of every trial, then the metrics that a search space names.
+
+    Raises:
+        SpecError: a name that nobody knows, or a column that there is already.
+    """
+    rows = dict(METRICS)
+    for i, name in enumerate(extra):
+        try:
+            row = extra_metric(name)
+        except UnknownName as error:
+            raise SpecError(join("metrics", i), str(error)) from None
+        if row.name in rows:
+            raise SpecError(join("metrics", i), f"there is a metric {row.name!r} already, found {name!r}")
+        rows[row.name] = row
+    return rows

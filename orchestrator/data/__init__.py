@@ -1,4 +1,4 @@
-"""The table of image sets; a factory returns a `Source` of decoded images."""
+"""The table of image sets: factories that return a `Source` of decoded images."""
 
 from orchestrator.plugins import Registry
 

@@ -1,4 +1,4 @@
-"""Images decoded once per machine into memory-mapped Arrow files."""
+"""A cache of decoded images: built once per machine, read as memory-mapped Arrow files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from orchestrator.data.source import DataError, Source
 
 FORMAT = 1
-"""Part of every folder's name: raise it when the files' layout changes, and old ones are left alone."""
+"""Version of the files' layout, part of every folder's name: raise it when the layout changes."""
 
 _METADATA = "metadata.json"
 _CHUNK = 1024
@@ -27,7 +27,7 @@ _CHUNK = 1024
 
 @dataclass(frozen=True)
 class Decoded:
-    """Read-only views of the memory map: images N x H x W x C (uint8), labels (int64); statistics in 0..1 units."""
+    """Read-only views of the memory map: images N x H x W x C (uint8), labels (int64); statistics in units of 0..1."""
 
     train_images: NDArray[np.uint8]
     train_labels: NDArray[np.int64]
@@ -37,48 +37,48 @@ class Decoded:
     std: tuple[float, ...]
 
 
-def cached(source: Source, key: str, folder: Path) -> Decoded:
-    """The decoded images of ``source``, from ``folder/v<FORMAT>-<key>``, which is built where missing or damaged.
+def open_cached(source: Source, key: str, folder: Path) -> Decoded:
+    """Return the decoded images of ``source`` from ``folder/v<FORMAT>-<key>``; build it where missing or damaged.
 
-    Of several processes that ask at once, one decodes and the others wait for it. A process that dies while decoding
-    leaves nothing that blocks or is mistaken for a finished set.
+    Of several concurrent processes one decodes and the others wait. A process that dies while decoding leaves no lock
+    and nothing that could pass for a complete set.
     """
-    place = folder / f"v{FORMAT}-{key}"
-    found = _opened(place, source)
-    if found is not None:
-        return found
+    target = folder / f"v{FORMAT}-{key}"
+    decoded = _open(target, source)
+    if decoded is not None:
+        return decoded
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(place.with_name(place.name + ".lock")):
-        found = _opened(place, source)  # someone else may have built it while we waited
-        if found is None:
-            _build(source, place)
-            found = _opened(place, source)
-    if found is None:
-        raise DataError(f"decoded images in {str(place)!r} cannot be read back")
-    return found
+    with locked(target.with_name(target.name + ".lock")):
+        decoded = _open(target, source)  # another process may have built it meanwhile
+        if decoded is None:
+            _build(source, target)
+            decoded = _open(target, source)
+    if decoded is None:
+        raise DataError(f"decoded images in {str(target)!r} cannot be read back")
+    return decoded
 
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Holds an exclusive lock on ``file``, which the kernel lets go of when the holder dies."""
+    """Hold an exclusive lock on ``file``; the kernel releases it when the holder dies."""
     with file.open("w") as opened:
         fcntl.flock(opened, fcntl.LOCK_EX)
         yield
 
 
-def _opened(place: Path, source: Source) -> Decoded | None:
-    """The views, or `None` where the folder is missing, incomplete or damaged."""
+def _open(folder: Path, source: Source) -> Decoded | None:
+    """Return the views, or `None` where the folder is missing, incomplete or damaged."""
     try:
-        metadata = json.loads((place / _METADATA).read_text())
-        train_images, train_labels = _mapped(place / "train.arrow", metadata["train"])
-        test_images, test_labels = _mapped(place / "test.arrow", metadata["test"])
+        metadata = json.loads((folder / _METADATA).read_text())
+        train_images, train_labels = _map(folder / "train.arrow", metadata["train"])
+        test_images, test_labels = _map(folder / "test.arrow", metadata["test"])
         mean, std = source.statistics or (metadata["mean"], metadata["std"])
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException):
         return None
     return Decoded(train_images, train_labels, test_images, test_labels, tuple(mean), tuple(std))
 
 
-def _mapped(file: Path, expected: dict[str, Any]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _map(file: Path, expected: dict[str, Any]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     if file.stat().st_size != expected["bytes"]:
         raise ValueError(f"{file} is not {expected['bytes']} bytes long")
     batch = pyarrow.ipc.open_file(pyarrow.memory_map(str(file))).get_batch(0)
@@ -87,9 +87,9 @@ def _mapped(file: Path, expected: dict[str, Any]) -> tuple[NDArray[np.uint8], ND
     return images, batch.column(1).to_numpy(zero_copy_only=True)
 
 
-def _build(source: Source, place: Path) -> None:
-    partial = place.with_name(place.name + ".partial")
-    for leftover in (partial, place):  # of a crashed builder, or damaged: we hold the lock, so nobody is writing
+def _build(source: Source, folder: Path) -> None:
+    partial = folder.with_name(folder.name + ".partial")
+    for leftover in (partial, folder):  # of a crashed process, or damaged; the lock is held, so nobody is writing
         if leftover.exists():
             shutil.rmtree(leftover)
     partial.mkdir()
@@ -97,7 +97,7 @@ def _build(source: Source, place: Path) -> None:
         mean, std, train = _write(source, "train", partial)
         _, _, test = _write(source, "test", partial)
         (partial / _METADATA).write_text(json.dumps({"mean": mean, "std": std, "train": train, "test": test}))
-        partial.rename(place)
+        partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -106,10 +106,10 @@ def _build(source: Source, place: Path) -> None:
 def _write(
     source: Source, split: Literal["train", "test"], folder: Path
 ) -> tuple[list[float], list[float], dict[str, Any]]:
-    """Writes one split; returns its channel means and deviations, and its entry in the metadata.
+    """Write one split; return its channel means and standard deviations, and its entry in the metadata.
 
-    The pixels pass through a file of their own: one record batch (so that the images are one block of the map) has to
-    be handed to Arrow whole, and a large set does not fit in memory.
+    The pixels go to a temporary file first: the images must be one record batch (one block of the map), which Arrow
+    takes whole, and a large set does not fit in memory.
     """
     raw = folder / f"{split}.raw"
     shape = (source.size, source.size, source.channels)
@@ -126,21 +126,21 @@ def _write(
         raise DataError(f"no {split} images")
     images = np.memmap(raw, dtype=np.uint8, mode="r", shape=(len(labels), *shape))
     mean, std = _statistics(images)
-    kind = pyarrow.binary(int(np.prod(shape)))
-    column = pyarrow.Array.from_buffers(kind, len(labels), [None, pyarrow.py_buffer(images)])
+    image_type = pyarrow.binary(int(np.prod(shape)))
+    column = pyarrow.Array.from_buffers(image_type, len(labels), [None, pyarrow.py_buffer(images)])
     batch = pyarrow.record_batch([column, pyarrow.array(labels, pyarrow.int64())], names=["image", "label"])
     file = folder / f"{split}.arrow"
     with file.open("wb") as sink:
         with pyarrow.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
         sink.flush()
-        os.fsync(sink.fileno())  # the rename must not reach the disk before the content
+        os.fsync(sink.fileno())  # the content must reach the disk before the rename
     raw.unlink()
     return mean, std, {"shape": list(images.shape), "bytes": file.stat().st_size}
 
 
 def _statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Channel means and deviations in 0..1 units, from exact integer sums: the same on every machine."""
+    """Return channel means and standard deviations in units of 0..1, from exact integer sums: equal on every machine."""
     total = np.zeros(images.shape[3], dtype=np.uint64)
     squares = np.zeros_like(total)
     for start in range(0, len(images), _CHUNK):

@@ -1,4 +1,4 @@
-"""Encoded image files to arrays: one image checked, shaped and named when corrupt, and many of them in order."""
+"""Decode image files to arrays; errors name the corrupt file."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _GREY_MODES = frozenset({"1", "L", "LA"})
-_WIDE_MODES = ("I", "F")  # 16 and 32 bits a channel; Pillow would clip, not scale, them to 8
+_WIDE_MODES = ("I", "F")  # 16 and 32 bits a channel; Pillow would clip them to 8 bits, not scale them
 _CHUNK = 64
 
 
 def decode(encoded: bytes | None, file: Path, row: int | None = None) -> Image.Image:
-    """A fully decoded image of 8 bits a channel; anything else raises `CorruptImage` with the file and the row."""
+    """Return the decoded image, 8 bits a channel; raise `CorruptImage` with the file and the row for anything else."""
     if not encoded:
         raise CorruptImage(file, "no image bytes", row)
     try:
@@ -34,9 +34,9 @@ def decode(encoded: bytes | None, file: Path, row: int | None = None) -> Image.I
         image.load()
     except MemoryError:
         raise
-    except UnidentifiedImageError as error:  # its own message names a memory address
+    except UnidentifiedImageError as error:  # its message contains a memory address
         raise CorruptImage(file, "cannot identify image file", row) from error
-    except Exception as error:  # Pillow's decoders raise what the damage makes them raise
+    except Exception as error:  # Pillow's decoders raise many types
         raise CorruptImage(file, str(error) or type(error).__name__, row) from error
     if image.mode.startswith(_WIDE_MODES):
         raise CorruptImage(file, f"mode {image.mode} is not 8 bits a channel", row)
@@ -47,26 +47,26 @@ def is_grey(image: Image.Image) -> bool:
     return image.mode in _GREY_MODES
 
 
-def pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
-    """Height x width x channels; grey repeated where colours are wanted."""
+def to_array(image: Image.Image, channels: int) -> NDArray[np.uint8]:
+    """Convert to height x width x channels; grey images are repeated over three channels."""
     mode = "L" if channels == 1 else "RGB"
     array = np.asarray(image if image.mode == mode else image.convert(mode), dtype=np.uint8)
     return array.reshape(image.height, image.width, channels)
 
 
-def short_side_and_centre(image: Image.Image, size: int) -> Image.Image:
-    """Resized (bilinear) so that the short side is ``size``, then the middle ``size`` x ``size`` of it."""
+def resize_and_center_crop(image: Image.Image, size: int) -> Image.Image:
+    """Resize (bilinear) so that the short side is ``size``, then take the central ``size`` x ``size``."""
     width, height = image.size
     scale = size / min(width, height)
-    wide, high = max(size, round(width * scale)), max(size, round(height * scale))
-    left, top = (wide - size) // 2, (high - size) // 2
-    if image.mode == "P":  # a palette's indices cannot be averaged
+    new_width, new_height = max(size, round(width * scale)), max(size, round(height * scale))
+    left, top = (new_width - size) // 2, (new_height - size) // 2
+    if image.mode == "P":  # palette indices cannot be averaged
         image = image.convert("RGB")
-    return image.resize((wide, high), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+    return image.resize((new_width, new_height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
 
 
-def decoded_files(files: Iterable[tuple[Path, int]], size: int) -> Iterator[Example]:
-    """Image files with their labels, in order: colour, short side to ``size``, middle square."""
+def decode_files(files: Iterable[tuple[Path, int]], size: int) -> Iterator[Example]:
+    """Iterate over labelled image files in order: colour, short side resized to ``size``, central square."""
 
     def example(item: tuple[Path, int]) -> Example:
         file, label = item
@@ -74,28 +74,28 @@ def decoded_files(files: Iterable[tuple[Path, int]], size: int) -> Iterator[Exam
             encoded = file.read_bytes()
         except OSError as error:
             raise CorruptImage(file, error.strerror or str(error)) from error
-        return pixels(short_side_and_centre(decode(encoded, file).convert("RGB"), size), 3), label
+        return to_array(resize_and_center_crop(decode(encoded, file).convert("RGB"), size), 3), label
 
-    return in_order(example, files)
+    return map_in_threads(example, files)
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """``map`` by a thread per core; decoding releases the interpreter, and few results wait at a time."""
+def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """``map`` with a thread per core, in order, with few results in memory; decoding releases the interpreter lock."""
     workers = os.cpu_count() or 1
     source = iter(items)
 
-    def of_chunk(chunk: list[Item]) -> list[Result]:
+    def map_chunk(chunk: list[Item]) -> list[Result]:
         return [function(item) for item in chunk]
 
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[list[Result]]] = deque()
+        pending: deque[Future[list[Result]]] = deque()
         try:
             while True:
-                while len(waiting) <= workers and (chunk := list(islice(source, _CHUNK))):
-                    waiting.append(pool.submit(of_chunk, chunk))
-                if not waiting:
+                while len(pending) <= workers and (chunk := list(islice(source, _CHUNK))):
+                    pending.append(pool.submit(map_chunk, chunk))
+                if not pending:
                     return
-                yield from waiting.popleft().result()
+                yield from pending.popleft().result()
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()

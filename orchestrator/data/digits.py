@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn ships: an image set that needs no files and no network."""
+"""scikit-learn's handwritten digits: an image set that needs no files and no network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orchestrator.data.source import DataError, Example, Source
-from orchestrator.data.split import stratified
+from orchestrator.data.split import stratified_split
 from orchestrator.plugins import Count
 
 
@@ -18,14 +18,14 @@ def digits(size: Count = 8) -> Source:
 
     A fixed stratified fifth is the test set.
     """
-    from sklearn.datasets import load_digits  # a second to import: only where these images are asked for
+    from sklearn.datasets import load_digits  # takes a second to import
 
     if size < 8:
         raise DataError(f"digits are 8x8; size must be at least 8, not {size}")
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     labels = bunch.target.astype(np.int64)
-    train, test = stratified(labels, 0.2)
+    train, test = stratified_split(labels, 0.2)
 
     def examples(rows: NDArray[np.int64]) -> Iterator[Example]:
         for row in rows:

@@ -1,4 +1,4 @@
-"""What identifies an image set in the id of a trial: its files, wherever they lie."""
+"""Fingerprints of image files: they identify a data set in a trial's id independently of its path."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _CONTENT_FILES = 1000
 
 
 def fingerprint(path: Path) -> str:
-    """16 hexadecimal digits over the names (relative to ``path``), sizes, and first and last 64 KiB of all files.
+    """Return 16 hex digits of a hash over all files' names (relative to ``path``), sizes, first and last 64 KiB.
 
-    Of a folder with more than 1,000 files only the first 1,000 by name are opened. Hidden files do not count: file
-    managers and download tools leave them behind. Raises `UnreadableData` where the path is missing, empty or
+    Of a folder with more than 1,000 files only the first 1,000 by name are opened. Hidden files are ignored: file
+    managers and download tools create them. Raises `UnreadableData` where the path is missing, empty or
     unreadable.
     """
     path = path.expanduser()
@@ -39,9 +39,9 @@ def fingerprint(path: Path) -> str:
 
 
 def identity(name: str, params: Mapping[str, object]) -> dict[str, Any]:
-    """The values that decide which images a data set has: its name, parameters other than defaults, and files.
+    """Return the values that determine a data set's images: its name, parameters other than defaults, fingerprint.
 
-    The user's own files (see `own_path`) are known by their fingerprint.
+    Only a user's own files (see `own_path`) have a fingerprint.
     """
     defaults = {p.name: p.default for p in DATA.describe(name).parameters}
     kept = {
@@ -49,39 +49,39 @@ def identity(name: str, params: Mapping[str, object]) -> dict[str, Any]:
         for key, value in params.items()
         if key not in ("path", "download") and not (key in defaults and value == defaults[key])
     }
-    found: dict[str, Any] = {"name": name, "params": kept}
+    values: dict[str, Any] = {"name": name, "params": kept}
     path = own_path(name, params)
     if path is not None:
-        found["fingerprint"] = fingerprint(path)
-    return found
+        values["fingerprint"] = fingerprint(path)
+    return values
 
 
 def own_path(name: str, params: Mapping[str, object]) -> Path | None:
-    """Where a data set of the user's own lies, absolute: that of a set whose ``path`` is required.
+    """Return the absolute path of a user's own data set, that is one whose factory requires ``path``.
 
-    None for a published set: its name says what it holds, wherever it lies, before and after it is downloaded.
+    None for a published set: its name alone identifies it, wherever its files are and whether or not they exist yet.
     """
     required = any(p.name == "path" and p.default is ... for p in DATA.describe(name).parameters)
     return Path(str(params["path"])).expanduser().resolve() if required else None
 
 
 def _files(path: Path) -> Iterator[tuple[bytes, Path]]:
-    """Relative name and path of every file; follows links, but enters no folder twice."""
+    """Iterate over relative name and path of every file; follows links, but enters no folder twice."""
     if not path.is_dir():
         path.stat()
         yield b"", path
         return
     entered = {path.resolve()}
     for folder, subfolders, names in os.walk(path, followlinks=True, onerror=_raise):
-        here = Path(folder)
+        parent = Path(folder)
         for name in list(subfolders):
-            target = (here / name).resolve()
+            target = (parent / name).resolve()
             if name.startswith(".") or target in entered:
                 subfolders.remove(name)
             entered.add(target)
         for name in names:
             if not name.startswith("."):
-                yield os.fsencode((here / name).relative_to(path).as_posix()), here / name
+                yield os.fsencode((parent / name).relative_to(path).as_posix()), parent / name
 
 
 def _edges(file: Path, size: int) -> bytes:

@@ -1,12 +1,12 @@
-"""Image files in a folder a class."""
+"""Image files in one folder per class."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.data.decoding import decoded_files
-from orchestrator.data.source import DataError, Example, Source, UnreadableData, chosen_classes
+from orchestrator.data.decoding import decode_files
+from orchestrator.data.source import DataError, Example, Source, UnreadableData, select_classes
 from orchestrator.plugins import Count
 
 _EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
@@ -15,7 +15,7 @@ _EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif"
 def image_folder(path: str, size: Count, classes: list[str] | None = None) -> Source:
     """``train/<class>/*`` and ``test/<class>/*`` (or ``val/``), as colour images.
 
-    The short side is resized to ``size`` and the middle square kept. ``classes`` takes some classes, in that order.
+    The short side is resized to ``size`` and the central square kept. ``classes`` selects classes, in that order.
     """
     folder = Path(path).expanduser()
     train = folder / "train"
@@ -24,7 +24,7 @@ def image_folder(path: str, size: Count, classes: list[str] | None = None) -> So
     test = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
     if test is None:
         raise UnreadableData(f"neither {str(folder / 'test')!r} nor {str(folder / 'val')!r} is a folder")
-    names = chosen_classes(_subfolders(train), classes, train)
+    names = select_classes(_subfolders(train), classes, train)
     if not names:
         raise UnreadableData(f"no class folders in {str(train)!r}")
     if classes is None and (unknown := sorted(set(_subfolders(test)) - set(names))):
@@ -46,7 +46,7 @@ def _examples(split: Path, classes: tuple[str, ...], size: int) -> Iterator[Exam
         for file in sorted((split / name).rglob("*"))
         if file.suffix.lower() in _EXTENSIONS
     )
-    return decoded_files(files, size)
+    return decode_files(files, size)
 
 
 def _subfolders(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Parquet files with encoded images, as public data hubs publish them."""
+"""Parquet files with encoded images, in the layout of public data hubs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 from PIL import Image
 
-from orchestrator.data.decoding import decode, in_order, is_grey, pixels
-from orchestrator.data.source import DataError, Example, Source, UnreadableData, chosen_classes, default_augment
+from orchestrator.data.decoding import decode, is_grey, map_in_threads, to_array
+from orchestrator.data.source import DataError, Example, Source, UnreadableData, default_augment, select_classes
 from orchestrator.plugins import Count
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "fine_label")
 _ROWS = 256
-_LOOK_AT = 100
-_TINY = 64  # up to this edge, threads cost more than they save: 10,000 images of 32x32 take 1.3 s, not 0.7 s
+_SAMPLE = 100
+"""Images that decide the shape of a set."""
+_TINY = 64  # up to this edge threads cost more than they save: 10,000 images of 32x32 take 1.3 s instead of 0.7 s
 
 
 def parquet(
@@ -35,7 +36,7 @@ def parquet(
     Column ``image`` (or ``img``) holds the encoded bytes, bare or in a struct with ``bytes``; ``label`` (or
     ``fine_label``) a whole number. Class names come from the schema's ``huggingface`` metadata, else they are the
     labels. Without ``size`` all images must be square and of one size; with it, others are resized (bilinear).
-    ``classes`` takes some classes, in that order. ``augment`` by default: ``crop_flip`` for colour images, ``none`` for
+    ``classes`` selects classes, in that order. ``augment`` by default: ``crop_flip`` for colour images, ``none`` for
     grey ones.
     """
     folder = Path(path).expanduser()
@@ -43,11 +44,11 @@ def parquet(
         raise UnreadableData(f"no folder {str(folder)!r}")
     train = _parts(folder, "train")
     test = _parts(folder, "test") or _parts(folder, "validation")
-    for files, wanted in ((train, "train*.parquet"), (test, "test*.parquet or validation*.parquet")):
+    for files, pattern in ((train, "train*.parquet"), (test, "test*.parquet or validation*.parquet")):
         if not files:
-            raise UnreadableData(f"no {wanted} in {str(folder)!r}")
+            raise UnreadableData(f"no {pattern} in {str(folder)!r}")
     names = _class_names(train, test)
-    kept = chosen_classes(names, classes, folder)
+    kept = select_classes(names, classes, folder)
     labels = {names.index(name): label for label, name in enumerate(kept)} if classes is not None else None
     channels, edge = _shape(train, size)
     return Source(
@@ -70,7 +71,7 @@ def _parts(folder: Path, split: str) -> list[Path]:
 
 
 def _open(file: Path) -> tuple[Any, str, str]:
-    """The file and the names of its image and label columns."""
+    """Open the file; return it with the names of its image and label columns."""
     try:
         opened = pq.ParquetFile(file)
     except (OSError, pyarrow.ArrowException) as error:
@@ -81,8 +82,8 @@ def _open(file: Path) -> tuple[Any, str, str]:
     if image is None or label is None:
         raise DataError(f"{str(file)!r} needs the columns image and label; it has {', '.join(names)}")
     if not pyarrow.types.is_integer(opened.schema_arrow.field(label).type):
-        kind = opened.schema_arrow.field(label).type
-        raise DataError(f"{str(file)!r}: column {label!r} must hold whole numbers, not {kind}")
+        label_type = opened.schema_arrow.field(label).type
+        raise DataError(f"{str(file)!r}: column {label!r} must hold whole numbers, not {label_type}")
     return opened, image, label
 
 
@@ -102,10 +103,10 @@ def _class_names(train: Sequence[Path], test: Sequence[Path]) -> tuple[str, ...]
 
 
 def _shape(files: Sequence[Path], size: int | None) -> tuple[int, int]:
-    """Channels and edge. One colour image among the first makes the set coloured: photographs may include grey ones."""
+    """Return channels and edge; one colour image among the first makes a colour set, as photographs may be grey."""
     first: Image.Image | None = None
     channels = 1
-    for _, (file, row, encoded, _) in zip(range(_LOOK_AT), _rows(files), strict=False):
+    for _, (file, row, encoded, _) in zip(range(_SAMPLE), _rows(files), strict=False):
         image = decode(encoded, file, row)
         first = first or image
         if not is_grey(image):
@@ -119,7 +120,7 @@ def _shape(files: Sequence[Path], size: int | None) -> tuple[int, int]:
 
 
 def _rows(files: Sequence[Path]) -> Iterator[tuple[Path, int, bytes | None, int | None]]:
-    """File, row within it, encoded image, label."""
+    """Iterate over file, row in it, encoded image and label."""
     for file in files:
         opened, image, label = _open(file)
         row = 0
@@ -147,9 +148,9 @@ def _examples(
                     f"{file} row {row} is {image.width}x{image.height}, others {size}x{size}: give data.size"
                 )
             image = image.convert("L" if channels == 1 else "RGB").resize((size, size), Image.Resampling.BILINEAR)
-        return pixels(image, channels), label
+        return to_array(image, channels), label
 
-    def wanted() -> Iterator[tuple[Path, int, bytes | None, int]]:
+    def selected() -> Iterator[tuple[Path, int, bytes | None, int]]:
         for file, row, encoded, label in _rows(files):
             if label is None:
                 raise DataError(f"{file} row {row} has no label")
@@ -158,4 +159,4 @@ def _examples(
             elif label in labels:
                 yield file, row, encoded, labels[label]
 
-    return (in_order if size > _TINY else map)(example, wanted())
+    return (map_in_threads if size > _TINY else map)(example, selected())

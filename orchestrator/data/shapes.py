@@ -1,4 +1,4 @@
-"""The shape of an image set: known for the published ones, asked of the others."""
+"""The shape of an image set: from a table for published sets, from the files of others."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _PUBLISHED = {
 
 
 def shape_of(name: str, params: Mapping[str, object]) -> Shape:
-    """The shape of the image set ``name`` with ``params``; decodes nothing.
+    """Return the shape of the image set ``name`` with ``params``; decodes nothing.
 
-    Raises `DataError` for files that cannot be used; those of the published sets are not looked at.
+    Raises `DataError` for files that cannot be used; files of published sets are not read.
     """
     known = _PUBLISHED.get(name)
     if known is not None:

@@ -1,4 +1,4 @@
-"""A set of decoded images as its files state it, and what can be wrong with those files."""
+"""`Source`, a set of decoded images, and the errors of unusable files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from orchestrator.spec.errors import nearest
 
-if TYPE_CHECKING:  # planning reads fingerprints, which share the errors below, and must not wait for numpy
+if TYPE_CHECKING:  # planning imports this module for its errors and must not wait for numpy
     import numpy as np
     from numpy.typing import NDArray
 
@@ -17,24 +17,24 @@ Example: TypeAlias = "tuple[NDArray[np.uint8], int]"
 """One image (uint8, height x width x channels) and its label, an index into the classes."""
 
 Augment: TypeAlias = Literal["none", "crop_flip", "crop"]
-"""What training does to an image: nothing, a crop after padding by 4 and a chance mirror image, or the crop alone."""
+"""Augmentation of training images: none, a random crop after padding by 4 with a random flip, or the crop alone."""
 
 
 def default_augment(channels: int) -> Augment:
-    """Crops and mirror images for colour photographs; nothing for grey images: a mirrored digit is another sign."""
+    """Return ``crop_flip`` for colour images, ``none`` for grey ones: a mirrored digit is a different character."""
     return "crop_flip" if channels == 3 else "none"
 
 
-def chosen_classes(names: Sequence[str], wanted: Sequence[str] | None, where: Path) -> tuple[str, ...]:
-    """``wanted`` in the order asked for, or all names; a name the set does not hold raises `DataError`."""
-    if wanted is None:
+def select_classes(names: Sequence[str], requested: Sequence[str] | None, path: Path) -> tuple[str, ...]:
+    """Return ``requested`` in its order, or all names; raise `DataError` for a name that the set at ``path`` lacks."""
+    if requested is None:
         return tuple(names)
-    for name in wanted:
+    for name in requested:
         if name not in names:
-            raise DataError(f"{where} has no class {name!r}{nearest(name, names)}")
-    if len(set(wanted)) != len(wanted) or not wanted:
-        raise DataError(f"classes must be different and at least one, not {list(wanted)!r}")
-    return tuple(wanted)
+            raise DataError(f"{path} has no class {name!r}{nearest(name, names)}")
+    if len(set(requested)) != len(requested) or not requested:
+        raise DataError(f"classes must be different and at least one, not {list(requested)!r}")
+    return tuple(requested)
 
 
 class DataError(ValueError):
@@ -46,7 +46,7 @@ class UnreadableData(DataError):
 
 
 class CorruptImage(DataError):
-    """One image that cannot be decoded; the message names its file and, within a table, its row (from 0)."""
+    """An image that cannot be decoded; the message names its file and, in a Parquet file, its row (from 0)."""
 
     def __init__(self, file: Path, reason: str, row: int | None = None) -> None:
         super().__init__(f"corrupt image: {file}{'' if row is None else f' row {row}'}: {reason}")
@@ -55,16 +55,16 @@ class CorruptImage(DataError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[CorruptImage], tuple[Path, str, int | None]]:
-        # A worker's exceptions travel to the driver; the default would call us with the message alone.
+        # A worker's exceptions are pickled for the driver; by default only the message would be passed.
         return type(self), (self.file, self.reason, self.row)
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a factory of the table returns; nothing is decoded before ``train`` or ``test`` is iterated.
+    """A set of images; nothing is decoded before ``train`` or ``test`` is iterated.
 
     ``channels`` is 1 (grey) or 3 (red, green, blue); images are square with edge ``size``. ``statistics`` are published
-    channel means and standard deviations in units of 0..1; `None` has them computed over the training images.
+    channel means and standard deviations in units of 0..1; with `None` they are computed over the training images.
     """
 
     channels: int

@@ -1,4 +1,4 @@
-"""A validation split that keeps the share of every class."""
+"""Stratified splits."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def stratified(labels: NDArray[np.int64], share: float, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ascending indices (train, validation); the validation part has ``round(share * n)`` of them.
+def stratified_split(
+    labels: NDArray[np.int64], share: float, seed: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return ascending indices (train, validation), of which ``round(share * n)`` are for validation.
 
-    Each class gives its share, rounded by largest remainder; a class of two images or more is in both parts, even where
-    that makes the validation part larger than asked. ``share`` 0 leaves the validation part empty.
+    Each class contributes its share, rounded by largest remainder; a class of two images or more is in both parts, even
+    where that makes the validation part larger. With ``share`` 0 the validation part is empty.
     """
     if not 0 <= share < 1:
         raise ValueError(f"share must be at least 0 and below 1, not {share!r}")
-    # RandomState's stream is frozen for ever; a Generator's may change with numpy and would move every result.
+    # RandomState's stream never changes; a Generator's may change with numpy, and with it every result.
     random = np.random.RandomState(seed)
     order = random.permutation(len(labels))
     _, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)

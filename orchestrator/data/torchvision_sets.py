@@ -1,4 +1,4 @@
-"""Published image sets, read by torchvision's own classes."""
+"""Published image sets, read by torchvision's classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.error import URLError
 import numpy as np
 
 from orchestrator.data.cache import locked
-from orchestrator.data.decoding import decoded_files
+from orchestrator.data.decoding import decode_files
 from orchestrator.data.source import DataError, Example, Source, UnreadableData, default_augment
 from orchestrator.plugins import Count
 
@@ -37,8 +37,8 @@ def fashion_mnist(path: str = "~/.cache/prunesweep/datasets", download: bool = F
 def cifar10(path: str = "~/.cache/prunesweep/datasets", download: bool = False) -> Source:
     """Small photographs, 32x32 colour, 50,000 + 10,000 of 10 classes (Krizhevsky 2009).
 
-    Normalised by the means and deviations that the published pruning code uses (mean .4914, .4822, .4465; deviation
-    .2023, .1994, .2010); the deviations are averages over images, smaller than those over all pixels.
+    Normalised by the statistics of published pruning code (mean .4914, .4822, .4465; deviation .2023, .1994, .2010);
+    these deviations are means over images, smaller than the deviation over all pixels.
     """
     from torchvision.datasets import CIFAR10
 
@@ -55,7 +55,7 @@ def cifar100(path: str = "~/.cache/prunesweep/datasets", download: bool = False)
 def imagenet(path: str = "~/.cache/prunesweep/datasets", size: Count = 224) -> Source:
     """ImageNet 2012, short side to ``size`` and the middle square; its validation images are the test set.
 
-    Cannot be downloaded: ``path`` holds the archives, or ``meta.bin``, ``train/`` and ``val/`` as torchvision unpacks.
+    Not downloaded: ``path`` holds the archives, or ``meta.bin``, ``train/`` and ``val/`` as torchvision unpacks them.
     Decoded images take ``3 * size ** 2`` bytes each: 193 GB at 224.
     """
     from torchvision.datasets import ImageNet
@@ -71,7 +71,7 @@ def imagenet(path: str = "~/.cache/prunesweep/datasets", size: Count = 224) -> S
             ) from error
 
     def examples(split: Any) -> Iterator[Example]:
-        return decoded_files(((Path(file), label) for file, label in split.samples), size)
+        return decode_files(((Path(file), label) for file, label in split.samples), size)
 
     test = opened("val")
     return Source(
@@ -87,7 +87,7 @@ def imagenet(path: str = "~/.cache/prunesweep/datasets", size: Count = 224) -> S
 
 def _source(
     name: str,
-    kind: Callable[..., Any],
+    dataset_class: Callable[..., Any],
     path: str,
     download: bool,
     *,
@@ -101,9 +101,9 @@ def _source(
         if download:
             folder.mkdir(parents=True, exist_ok=True)
         try:
-            # Workers that start together must not download into the same files.
+            # Concurrent workers must not download into the same files.
             with locked(folder / f".{name}.lock") if download else nullcontext():
-                return kind(str(folder), train=train, download=download)
+                return dataset_class(str(folder), train=train, download=download)
         except URLError as error:
             raise UnreadableData(f"{name} cannot be downloaded to {str(folder)!r}: {error.reason}") from error
         except (RuntimeError, OSError) as error:

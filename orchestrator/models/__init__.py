@@ -1,4 +1,4 @@
-"""The table of networks; a factory is called with the shape of the data and its own parameters."""
+"""The table of networks: factories that take the shape of the data and parameters of their own."""
 
 from orchestrator.plugins import Registry
 

@@ -10,7 +10,7 @@ from orchestrator.models.limits import require_size
 from orchestrator.plugins import OpenShare
 
 _SMALLEST = 39
-"""Pixels a side: the first convolution leaves eight, one is left after three halvings."""
+"""Smallest image edge in pixels: the first convolution leaves 8x8, three pools leave one pixel."""
 _POSITIVE_BIASES = ("conv2", "conv4", "conv5", "fc1", "fc2")
 
 
@@ -18,18 +18,18 @@ def alexnet(*, num_classes: int, in_channels: int, image_size: int, dropout: Ope
     """AlexNet in Caffe's grouped form: 60,954,656 weights, 60,965,224 parameters, 724.4 M MACs at 227x227 pixels.
 
     Layers ``conv1`` to ``conv5`` (the second, fourth and fifth in two groups; local response normalisation after the
-    first two), ``fc1``, ``fc2``, ``fc3``; images from 39x39 pixels, 224 and 227 alike in their weights. ``dropout`` is
-    that of the two hidden FC layers: MLPrune lowers it from 0.5 to 0.4 and 0.3 as the network empties (its Table 3).
-    Response normalisation mixes neighbouring channels, so those of the first two convolutions cannot be cut out;
-    single weights of all layers can go.
+    first two), ``fc1``, ``fc2``, ``fc3``; images from 39x39 pixels; 224 and 227 give layers of the same size.
+    ``dropout`` is the rate of the two hidden FC layers: MLPrune lowers it from 0.5 to 0.4 and 0.3 as sparsity grows
+    (its Table 3). Response normalisation mixes neighbouring channels, so channels of the first two convolutions
+    cannot be removed; single weights of all layers can.
 
-    Source: Caffe, models/bvlc_alexnet, after Krizhevsky et al. 2012, with its Gaussian first weights; the network of
-    Han et al., Dynamic Network Surgery, L-OBS, MLPrune and AutoPrune. torchvision's ``torchvision:alexnet`` is another.
+    Source: Caffe, models/bvlc_alexnet, after Krizhevsky et al. 2012, with its Gaussian initialisation; the network of
+    Han et al., Dynamic Network Surgery, L-OBS, MLPrune and AutoPrune. ``torchvision:alexnet`` is a different network.
     """
     require_size("alexnet", minimum=_SMALLEST, image_size=image_size)
     pixels = (image_size - 11) // 4 + 1
     for _ in range(3):
-        pixels = -(-(pixels - 3) // 2) + 1  # Caffe's pools round up
+        pixels = -(-(pixels - 3) // 2) + 1  # Caffe's pools round sizes up
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(in_channels, 96, 11, stride=4),
         relu1=nn.ReLU(),

@@ -13,22 +13,23 @@ from orchestrator.models.limits import ModelError
 
 
 def build(name: str, params: Mapping[str, object], *, classes: int, channels: int, size: int) -> nn.Module:
-    """The network ``name`` for square images of ``channels`` x ``size`` x ``size`` pixels in ``classes`` classes.
+    """Return the network ``name`` for square images, ``channels`` x ``size`` x ``size``, of ``classes`` classes.
 
-    ``name`` is a name of :data:`orchestrator.models.MODELS`, ``torchvision:<architecture>``, or the user's own
-    ``module:factory``, called as ``factory(num_classes=..., in_channels=..., **params)``, with ``image_size=`` as well
-    where the factory names that argument. The network has float32 parameters on the CPU and is in training mode; its
-    initial values are drawn from torch's global generator, which the caller seeds.
+    ``name`` is a name in :data:`orchestrator.models.MODELS`, ``torchvision:<architecture>``, or a user's
+    ``module:factory``, called as ``factory(num_classes=..., in_channels=..., **params)``, and with ``image_size=``
+    where the factory has that parameter. The network has float32 parameters on the CPU and is in training mode; its
+    initial values are drawn from torch's global generator; the caller seeds it.
 
-    Raises :class:`orchestrator.plugins.UnknownName` for a name nobody knows, and :class:`ModelError` for a factory that
-    cannot be imported, parameters it does not take, images too small for the network, or a result that is no network.
+    Raises :class:`orchestrator.plugins.UnknownName` for an unknown name, and :class:`ModelError` for a factory that
+    cannot be imported, parameters it does not accept, images too small for the network, or a result that is not a
+    module.
     """
-    model = made(name, params, classes=classes, channels=channels, size=size)
+    model = instantiate(name, params, classes=classes, channels=channels, size=size)
     return model.to(device="cpu", dtype=torch.float32).train()
 
 
-def made(name: str, params: Mapping[str, object], *, classes: int, channels: int, size: int) -> nn.Module:
-    """As :func:`build`, but left as the factory made it: under ``torch.device("meta")`` a network without memory."""
+def instantiate(name: str, params: Mapping[str, object], *, classes: int, channels: int, size: int) -> nn.Module:
+    """Return the network as its factory makes it; under ``torch.device("meta")`` without memory. See :func:`build`."""
     try:
         factory = MODELS.load(name)
     except (ImportError, AttributeError) as error:
@@ -55,4 +56,4 @@ def made(name: str, params: Mapping[str, object], *, classes: int, channels: int
     return model
 
 
-__all__ = ["ModelError", "build", "made"]
+__all__ = ["ModelError", "build", "instantiate"]

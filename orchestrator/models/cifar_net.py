@@ -9,7 +9,7 @@ from torch import nn
 from orchestrator.models.limits import require_size
 
 _SMALLEST = 8
-"""Pixels a side: one is left after three halvings."""
+"""Smallest image edge in pixels: three pools leave one pixel."""
 
 
 def cifar_net(*, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
@@ -19,14 +19,14 @@ def cifar_net(*, num_classes: int, in_channels: int, image_size: int) -> nn.Modu
     one max, then ReLU; the others ReLU, then average), ``fc1`` of 64 units and ``fc2``, with nothing between these two;
     images from 8x8 pixels.
 
-    Source: Caffe, examples/cifar10, cifar10_quick. MLPrune and L-OBS describe their Cifar-Net as three convolutions and
-    two FC and no further; this is the published network of that shape. Differs from Caffe: weights are drawn as for
-    ReLU networks (He et al. 2015), not from its Gaussians of 0.0001 to 0.1, which need its own rates.
+    Source: Caffe, examples/cifar10, cifar10_quick. MLPrune and L-OBS say only that their Cifar-Net has three
+    convolutions and two FC; this is the published network of that shape. Differs from Caffe: weights are initialised
+    for ReLU networks (He et al. 2015), not from Gaussians of 0.0001 to 0.1, which need Caffe's learning rates.
     """
     require_size("cifar_net", minimum=_SMALLEST, image_size=image_size)
     pixels = image_size
     for _ in range(3):
-        pixels = -(-(pixels - 3) // 2) + 1  # Caffe's pools round up
+        pixels = -(-(pixels - 3) // 2) + 1  # Caffe's pools round sizes up
     model = nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(in_channels, 32, 5, padding=2),

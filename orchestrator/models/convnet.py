@@ -1,4 +1,4 @@
-"""The five-layer ConvNet on which functionality-oriented filter pruning is shown."""
+"""The five-layer ConvNet of functionality-oriented filter pruning."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def convnet(
     """ConvNet: VGG with one 3x3 convolution a block, of 64, 128, 256, 512 and 512 filters on maps of 32, 16, 8, 4, 2.
 
     Layers ``conv1_1``, ``conv2_1``, ``conv3_1``, ``conv4_1``, ``conv5_1``, ``fc``. A 2x2 max pool follows each of the
-    first four blocks, except where the map has one pixel already, so images of any size are taken; global average
-    pooling comes before the classifier. ``batch_norm`` puts batch normalisation after every convolution (which then has
-    no bias). ``width`` multiplies the number of filters of every layer, rounded, at least one.
+    first four blocks, except where the map has one pixel already, so images may have any size; global average pooling
+    precedes the classifier. ``batch_norm`` adds batch normalisation after every convolution (which then has no bias).
+    ``width`` multiplies the number of filters of every layer, rounded, at least one.
 
     Source: "Interpretable Convolutional Filter Pruning" (Qin et al., arXiv 1810.07322), table 3, for widths and map
     sizes. Differs from the paper: kernel size, the pooling before the classifier and the absence of batch normalisation

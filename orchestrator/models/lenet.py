@@ -55,9 +55,9 @@ def lenet5(*, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
 
 
 def _initialise_as_caffe(module: nn.Module) -> None:
-    """Caffe's "xavier" filler, uniform in +-sqrt(3 / fan_in); biases zero."""
+    """Initialise weights by Caffe's "xavier" filler, uniform in +-sqrt(3 / fan_in), and biases with zero."""
     if isinstance(module, nn.Conv2d | nn.Linear):
-        # torch's own xavier_uniform_ divides by the mean of fan_in and fan_out; Caffe's default takes fan_in alone.
+        # torch's xavier_uniform_ divides by the mean of fan_in and fan_out, Caffe's default by fan_in alone.
         nn.init.kaiming_uniform_(module.weight, nonlinearity="linear")
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-"""What a network demands of its images, and the error for a network that cannot be built."""
+"""Check image sizes against a network's minimum; the error for a network that cannot be built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Residual networks for CIFAR that normalise before they convolve: ResNet-164 and WideResNet-28-10."""
+"""Pre-activation residual networks for CIFAR: ResNet-164 and WideResNet-28-10."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from orchestrator.models.limits import require_size
 
 _SMALLEST = 4
-"""Pixels a side: one is left after two halvings."""
+"""Smallest image edge in pixels: two strides of 2 leave one pixel."""
 
 
 def resnet164(*, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
@@ -18,8 +18,8 @@ def resnet164(*, num_classes: int, in_channels: int, image_size: int) -> nn.Modu
     Layers ``conv1``, ``layer1.0.conv1`` to ``layer3.17.conv3``, ``layer1.0.shortcut``, ..., ``bn``, ``fc``.
 
     Source: the network of Network Slimming (Liu et al. 2017), section 4.1, as in its code: stages of 64, 128 and 256
-    channels, the shortcut's 1x1 convolution reads the stream before its normalisation, batch-norm scales of 0.5. The
-    1.71 M parameters that its README prints are these and the 8,080 entries of its channel-selection layers.
+    channels, a 1x1 convolution as shortcut that reads the stream before its normalisation, batch-norm scales of 0.5.
+    The 1.71 M parameters in its README are these plus the 8,080 entries of its channel-selection layers.
     """
     require_size("resnet164", minimum=_SMALLEST, image_size=image_size)
     model = PreactivationResNet(
@@ -44,7 +44,7 @@ def wrn_28_10(*, num_classes: int, in_channels: int, image_size: int) -> nn.Modu
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, each after batch normalisation and ReLU; four times ``channels`` come out."""
+    """1x1, 3x3 and 1x1 convolutions, each after batch normalisation and ReLU; returns ``4 * channels`` channels."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, first: bool) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Bottleneck(nn.Module):
 
 
 class WideBlock(nn.Module):
-    """Two 3x3 convolutions, each after batch normalisation and ReLU; a projecting shortcut reads after the first."""
+    """Two 3x3 convolutions, each after batch normalisation and ReLU; a projecting shortcut reads the first ReLU."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, first: bool) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ Block = Callable[[int, int, int, bool], Bottleneck | WideBlock]
 
 
 class PreactivationResNet(nn.Module):
-    """A 3x3 stem of 16, three stages of ``blocks`` blocks, batch normalisation and ReLU, average pooling, one FC."""
+    """A 3x3 stem of 16 filters, three stages of ``blocks`` blocks, batch norm and ReLU, average pooling, one FC."""
 
     def __init__(self, block: Block, *, widths: Sequence[int], blocks: int, num_classes: int, in_channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""ResNet-20, 32, 56 and 110 for CIFAR, with shortcuts free of parameters (option A)."""
+"""ResNet-20, 32, 56 and 110 for CIFAR, with parameter-free shortcuts (option A)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from orchestrator.models.limits import require_size
 
 _SMALLEST = 4
-"""Pixels a side: one is left after two halvings."""
+"""Smallest image edge in pixels: two strides of 2 leave one pixel."""
 
 
 def resnet20(*, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
@@ -36,11 +36,11 @@ def resnet110(*, num_classes: int, in_channels: int, image_size: int) -> nn.Modu
 
 
 class ZeroPadShortcut(nn.Module):
-    """Option A: every second pixel, then as many zero channels again: N x C x H x W to N x 2C x H/2 x W/2.
+    """Option A shortcut: takes every second pixel and appends C zero channels: N x C x H x W to N x 2C x H/2 x W/2.
 
-    The zeros are ``0 * x`` rather than padding, because a tracer of dependencies between channels then sees a
-    concatenation: output channels ``i`` and ``C + i`` belong to input channel ``i``. Whole residual streams can so be
-    cut, and the shortcut of the cut network still fits; padding by a fixed number of channels would not.
+    The zeros are ``0 * x`` rather than padding, so that a dependency tracer sees a concatenation: output channels ``i``
+    and ``C + i`` belong to input channel ``i``. The shortcut then still fits where channels of a residual stream are
+    removed; padding by a fixed number of channels would not.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,14 +71,14 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """A 3x3 stem, three stages of ``(depth - 2) / 6`` blocks of 16, 32 and 64 channels, average pooling, one FC.
 
-    Layers ``conv1``, ``layer1.0.conv1``, ``layer1.0.conv2``, ..., ``fc``. Every layer's channels may be pruned. The
-    first convolution of a block is free; the residual streams of the three stages are one, coupled by the shortcuts:
-    channel ``i`` of the first stage goes together with ``i, 16 + i`` of the second and ``i, 16 + i, 32 + i, 48 + i`` of
+    Layers ``conv1``, ``layer1.0.conv1``, ``layer1.0.conv2``, ..., ``fc``. Channels of every layer can be pruned. The
+    first convolution of a block is free; the residual streams of the three stages are coupled by the shortcuts: channel
+    ``i`` of the first stage is removed together with ``i, 16 + i`` of the second and ``i, 16 + i, 32 + i, 48 + i`` of
     the third.
 
     Source: "Deep Residual Learning for Image Recognition" (He et al. 2016), section 4.2, with the initialisation of
-    Rethinking the Value of Network Pruning, N(0, sqrt(2 / (k^2 C_out))). Differs from the paper: nothing; differs from
-    the code of "Pruning Filters" reproductions, which average 2x2 pixels in the shortcut and cut its gradient.
+    Rethinking the Value of Network Pruning, N(0, sqrt(2 / (k^2 C_out))). Differs from the paper: nothing. Reproductions
+    of "Pruning Filters" differ: they average 2x2 pixels in the shortcut and stop its gradient.
     """
 
     def __init__(self, depth: int, *, num_classes: int, in_channels: int) -> None:

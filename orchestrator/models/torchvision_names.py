@@ -1,4 +1,4 @@
-"""The names of torchvision's architectures, read from its source: a plan checks them without importing it."""
+"""Names of torchvision's architectures, read from its source so that planning does not import torchvision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @cache
 def architectures() -> frozenset[str]:
-    """Every classification network that ``torchvision.models.get_model`` builds; empty without torchvision."""
+    """Return all classification networks that ``torchvision.models.get_model`` builds; none without torchvision."""
     package = importlib.util.find_spec("torchvision")
     if package is None or not package.submodule_search_locations:
         return frozenset()

@@ -1,4 +1,4 @@
-"""The classification networks of torchvision, for any number of classes and image channels."""
+"""Classification networks of torchvision, for any number of classes and image channels."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def torchvision_model(
 ) -> nn.Module:
     """A classification network of torchvision, freshly initialised, without auxiliary heads.
 
-    ``weights`` (``DEFAULT``, ``IMAGENET1K_V1``, ...) starts from torchvision's trained weights, which are downloaded
-    where torch's cache does not hold them; the classifier is then made anew for ``num_classes``, unless it fits. For
-    other than three channels the first convolution is made anew, of the same geometry. ``params`` go to torchvision's
-    own factory; vision transformers are told the size of the images. Raises :class:`ModelError` for an unknown
-    architecture, parameters it does not take, and images it cannot take.
+    ``weights`` (``DEFAULT``, ``IMAGENET1K_V1``, ...) loads torchvision's trained weights, downloaded if torch's cache
+    does not have them; the classifier is then replaced where it does not have ``num_classes`` outputs. For other than
+    three channels the first convolution is replaced by one of the same geometry. ``params`` go to torchvision's
+    factory; vision transformers also get the image size. Raises :class:`ModelError` for an unknown architecture and
+    for parameters or images it does not accept.
     """
     known = torchvision.models.list_models(module=torchvision.models)
     if architecture not in known:
@@ -43,7 +43,7 @@ def torchvision_model(
         if "aux_logits" in params:
             raise ModelError(f"torchvision:{architecture} is used without auxiliary heads: aux_logits cannot be set")
         if weights is None:
-            # Stated because leaving it out warns; True is the initialisation these networks were published with.
+            # Without it torchvision warns; True is the initialisation these networks were published with.
             params = {"init_weights": True, **params, "aux_logits": False}
     try:
         model = torchvision.models.get_model(architecture, weights=weights, **params)
@@ -61,7 +61,7 @@ def torchvision_model(
 
 
 def drop_auxiliary_heads(model: nn.Module) -> None:
-    """Remove the heads that only training sees; torchvision's trained Inception comes with one whatever was asked."""
+    """Remove heads used in training only; torchvision's trained Inception has one whatever ``aux_logits`` says."""
     if hasattr(model, "aux_logits"):
         model.aux_logits = False  # type: ignore[assignment]
         for name in ("aux1", "aux2", "AuxLogits"):
@@ -70,7 +70,7 @@ def drop_auxiliary_heads(model: nn.Module) -> None:
 
 
 def replace_classifier(model: nn.Module, num_classes: int) -> None:
-    """Make the last layer anew where it does not give ``num_classes`` outputs."""
+    """Replace the last layer where it does not have ``num_classes`` outputs."""
     name, last = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)][-1]
     bias = last.bias is not None
     if isinstance(last, nn.Linear) and last.out_features != num_classes:
@@ -80,7 +80,7 @@ def replace_classifier(model: nn.Module, num_classes: int) -> None:
 
 
 def replace_first_convolution(model: nn.Module, in_channels: int) -> None:
-    """Make the first convolution anew for ``in_channels``, its geometry kept."""
+    """Replace the first convolution by one of the same geometry for ``in_channels``."""
     name, first = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     replacement = nn.Conv2d(
         in_channels,
@@ -98,7 +98,7 @@ def replace_first_convolution(model: nn.Module, in_channels: int) -> None:
 
 
 def _require_fit(model: nn.Module, architecture: str, in_channels: int, image_size: int) -> None:
-    """Try the forward pass on shapes alone (no arithmetic): no table of minimum sizes could be complete."""
+    """Run the forward pass on shapes alone (meta device): torchvision has no complete table of minimum sizes."""
     tensors = chain(model.named_parameters(), model.named_buffers())
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     images = torch.empty(1, in_channels, image_size, image_size, device="meta")

@@ -13,14 +13,14 @@ from orchestrator.models.limits import require_size
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 VGG19 = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
 _SMALLEST = 16
-"""Pixels a side: one is left after four halvings."""
+"""Smallest image edge in pixels: four pools leave one pixel."""
 
 
 def vgg16(*, num_classes: int, in_channels: int, image_size: int, batch_norm: bool = True) -> nn.Module:
     """VGG-16 for CIFAR: 13 convolutions with batch normalisation, FC 512; 14,987,722 parameters, 313.46 M MACs.
 
     Layers ``conv1_1`` to ``conv5_3`` (each followed by ``bn1_1``, ``relu1_1`` and so on), ``fc1``, ``fc2``; images from
-    16x16 pixels. ``batch_norm: false`` leaves normalisation out everywhere and gives the convolutions biases:
+    16x16 pixels. ``batch_norm: false`` omits normalisation everywhere and gives the convolutions biases:
     14,982,474 parameters; the accuracies of functionality-oriented pruning suggest such a network.
 
     Source: "Pruning Filters for Efficient ConvNets" (Li et al. 2017), section 4.1, with the initialisation of
@@ -46,7 +46,7 @@ def vgg_like(*, num_classes: int, in_channels: int, image_size: int) -> nn.Modul
 
     The layers of ``vgg16``, but with a max pool after the last convolution as well. Source: "Variational Dropout
     Sparsifies Deep Neural Networks" (Molchanov et al. 2017), section 5.3, after Zagoruyko's VGG for CIFAR; the VGG-like
-    of AutoPrune, section 4. Differs from Zagoruyko's: no dropout, whose place the variational one takes.
+    of AutoPrune, section 4. Differs from Zagoruyko's: no dropout; variational dropout replaces it.
     """
     require_size("vgg_like", minimum=_SMALLEST, image_size=image_size)
     return vgg_of_widths(VGG16, hidden=512, num_classes=num_classes, in_channels=in_channels, last_pool="max")
@@ -61,9 +61,9 @@ def vgg_of_widths(
     batch_norm: bool = True,
     last_pool: Literal["average", "max"] = "average",
 ) -> nn.Sequential:
-    """A chain of 3x3 convolutions with the given number of filters each, a 2x2 max pool between blocks.
+    """Return a chain of 3x3 convolutions with these numbers of filters, with a 2x2 max pool between blocks.
 
-    Global pooling (on 32x32 images: over 2x2 maps) comes before the classifier: one layer ``fc``, or, with ``hidden``
+    Global pooling (on 32x32 images: over 2x2 maps) precedes the classifier: one layer ``fc``, or, with ``hidden``
     units, ``fc1``, batch normalisation, ReLU and ``fc2``. Without ``batch_norm`` the convolutions have biases.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -106,7 +106,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _initialise_without_norms(module: nn.Module) -> None:
-    """He's by what a layer reads: nothing else keeps the signal's size through thirteen layers."""
+    """He initialisation by fan_in: it alone keeps the scale of the signal through thirteen layers."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         nn.init.zeros_(module.bias)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator.data.images import batches, calibration
+from orchestrator.data.images import batches, calibration_batches
 from orchestrator.methods import METHODS
 from orchestrator.methods.base import Method, PruneTask
 from orchestrator.metrics.macs import count_macs
@@ -71,7 +71,7 @@ def task_for(model: nn.Module, granularity: str) -> PruneTask:
         target=Target(quantity="macs" if granularity == "channels" else "weights", sparsity=SPARSITY),
         groups=groups,
         costs=Costs(model, EXAMPLE, groups),
-        calibration=lambda: calibration(data, 48, 16, seed=0),
+        calibration=lambda: calibration_batches(data, 48, 16, seed=0),
         loss=F.cross_entropy,
         training_size=96,
         generator=generator_for(0, "method"),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from orchestrator.data.images import ImageData, Split, batches, calibration, open_data
+from orchestrator.data.images import ImageData, Split, batches, calibration_batches, open_data
 from orchestrator.methods import METHODS
 from orchestrator.methods.base import PruneTask, Ranking, filters
 from orchestrator.models.build import build
@@ -83,7 +83,7 @@ class Context:
             target=spec.target,
             groups=groups,
             costs=Costs(model, self.example, groups),
-            calibration=lambda: calibration(
+            calibration=lambda: calibration_batches(
                 data, _CALIBRATION_IMAGES, spec.baseline.batch_size, seed_for(spec.seed, "calibration")
             ),
             loss=F.cross_entropy,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from orchestrator.data.images import ImageData, Split, divided
+from orchestrator.data.images import ImageData, Split, hold_out
 from orchestrator.spec.errors import out_of_memory
 from orchestrator.spec.result import EpochRow
 from orchestrator.spec.trial import TrialSpec
@@ -68,7 +68,7 @@ def _train(context: Context, *, sparse: bool) -> None:
     model = context.fresh_model()
     copies = [copy.deepcopy(model) for _ in range(0 if sparse else _COPIES)]
     method = context.method() if sparse else None
-    data, held_out = divided(context.data, method.held_out()) if method is not None else (context.data, None)
+    data, held_out = hold_out(context.data, method.held_out()) if method is not None else (context.data, None)
     few = _few(data, spec.baseline.batch_size)
     recipe = context.dense_recipe(_EPOCHS, few, _LR)
     if method is not None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import torch
 
 from orchestrator.data.shapes import Shape, shape_of
-from orchestrator.models.build import ModelError, build, made
+from orchestrator.models.build import ModelError, build, instantiate
 from orchestrator.spec.trial import TrialSpec
 
 _PHOTOGRAPHS = 128
@@ -27,7 +27,7 @@ def refusal(spec: TrialSpec) -> str | None:
         return None
     if shape.size >= _PHOTOGRAPHS:
         with suppress(Exception), torch.device("meta"), torch.no_grad():
-            made(spec.model.name, spec.model.params, **asdict(shape)).eval()(_image(shape))
+            instantiate(spec.model.name, spec.model.params, **asdict(shape)).eval()(_image(shape))
             return None
     try:
         with torch.no_grad():

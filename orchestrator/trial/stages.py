@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from orchestrator.data.images import divided
+from orchestrator.data.images import hold_out
 from orchestrator.methods.base import PruneTask, Scores
 from orchestrator.retrain.build import build as build_schedule
 from orchestrator.spec.result import EpochRow
@@ -56,7 +56,7 @@ def sparse_training(context: Context) -> tuple[StageOutput, bool]:
         model = context.fresh_model()
         if method.starts_from == "baseline":
             model.load_state_dict(dense.tensors)
-        data, held_out = divided(context.data, method.held_out())
+        data, held_out = hold_out(context.data, method.held_out())
         epochs = getattr(method, "sparse_epochs", None) or spec.baseline.epochs
         recipe = context.dense_recipe(epochs, data, getattr(method, "sparse_lr", None))
         task = context.task(model, dense.tensors, recipe.schedule.steps, held_out)

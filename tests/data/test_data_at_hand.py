@@ -1,4 +1,4 @@
-"""Real image sets, where they are at hand."""
+"""Real image sets, where their files are available."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def test_mnist_opens_with_its_known_statistics(tmp_path: Path) -> None:
     assert data.mean == pytest.approx((0.1307,), abs=1e-4)
     assert data.std == pytest.approx((0.3081,), abs=1e-4)
     generator = torch.Generator().manual_seed(0)
-    seen = sum(len(y) for _, y in batches(data.train, 64, data=data, generator=generator, augment=True))
-    assert seen == 54_000
+    count = sum(len(y) for _, y in batches(data.train, 64, data=data, generator=generator, augment=True))
+    assert count == 54_000

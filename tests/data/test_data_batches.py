@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from orchestrator.data.batching import PADDING, crop_flip
-from orchestrator.data.images import ImageData, Split, batches, calibration, divided, open_data
+from orchestrator.data.images import ImageData, Split, batches, calibration_batches, hold_out, open_data
 
 torch.set_num_threads(1)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -27,7 +27,7 @@ def colourful(device: str = "cpu", count: int = 50, size: int = 8) -> ImageData:
 
 
 def streamed(data: ImageData) -> ImageData:
-    """The same images in another order in the map, reached through rows."""
+    """Return the same images as a streamed set: in another order in the map, addressed by ``rows``."""
     count = len(data.train)
     rows = torch.randperm(count, generator=torch.Generator().manual_seed(9))
     mapped = torch.empty_like(data.train.images, device="cpu")
@@ -48,28 +48,28 @@ def test_crop_and_flip_equal_a_loop_over_images(device: str, height: int, channe
     offsets = torch.randint(0, 2 * PADDING + 1, (90, 2), generator=generator)
     offsets[:4] = torch.tensor([[0, 0], [0, 8], [8, 0], [8, 8]])
     flips = torch.rand(90, generator=generator) < 0.5
-    found = crop_flip(images.to(device), offsets.to(device), flips.to(device)).cpu().numpy()
+    flipped = crop_flip(images.to(device), offsets.to(device), flips.to(device)).cpu().numpy()
     unflipped = crop_flip(images.to(device), offsets.to(device), None).cpu().numpy()
     for i in range(90):
         padded = np.pad(images[i].numpy(), ((4, 4), (4, 4), (0, 0)))
         top, left = offsets[i].tolist()
         crop = padded[top : top + height, left : left + height + 2]
         np.testing.assert_array_equal(unflipped[i], crop)
-        np.testing.assert_array_equal(found[i], crop[:, ::-1] if flips[i] else crop)
+        np.testing.assert_array_equal(flipped[i], crop[:, ::-1] if flips[i] else crop)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_batches_are_normalised_channels_last_and_in_order(device: str) -> None:
     data = colourful(device)
-    found = list(batches(data.train, 16, data=data, generator=None, augment=False))
-    assert [len(labels) for _, labels in found] == [16, 16, 16, 2]
-    for inputs, _ in found:
+    epoch = list(batches(data.train, 16, data=data, generator=None, augment=False))
+    assert [len(labels) for _, labels in epoch] == [16, 16, 16, 2]
+    for inputs, _ in epoch:
         assert inputs.dtype == torch.float32
         assert inputs.is_contiguous(memory_format=torch.channels_last)
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (data.mean, data.std))
     expected = (data.train.images.float() / 255 - mean) / std
-    torch.testing.assert_close(torch.cat([inputs for inputs, _ in found]), expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(torch.cat([labels for _, labels in found]), data.train.labels)
+    torch.testing.assert_close(torch.cat([inputs for inputs, _ in epoch]), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(torch.cat([labels for _, labels in epoch]), data.train.labels)
 
 
 def test_the_training_images_have_mean_0_and_deviation_1(tmp_path: Path) -> None:
@@ -90,13 +90,15 @@ def test_the_generator_decides_everything(device: str, make: object) -> None:
 
     assert all(torch.equal(a, b) for a, b in zip(epoch(1), epoch(1), strict=True))
     assert not torch.equal(torch.cat(epoch(1)[1::2]), torch.cat(epoch(2)[1::2]))
-    # The order does not depend on augmentation, and each image comes once.
+    # The order does not depend on augmentation, and each image occurs once.
     assert torch.equal(torch.cat(epoch(1)[1::2]), torch.cat(epoch(1, augment=False)[1::2]))
-    seen = {bytes(x.cpu().contiguous().numpy().tobytes()) for inputs in epoch(1, augment=False)[::2] for x in inputs}
-    assert len(seen) == len(data.train)
+    distinct = {
+        bytes(x.cpu().contiguous().numpy().tobytes()) for inputs in epoch(1, augment=False)[::2] for x in inputs
+    }
+    assert len(distinct) == len(data.train)
 
 
-def test_an_epoch_is_drawn_when_it_is_asked_for() -> None:
+def test_random_numbers_are_drawn_when_batches_is_called() -> None:
     data = colourful()
     generator = torch.Generator().manual_seed(0)
     first = batches(data.train, 8, data=data, generator=generator, augment=True)
@@ -117,7 +119,7 @@ def test_every_crop_and_mirror_image_comes_up() -> None:
     inputs = torch.cat([x for x, _ in batches(data.train, 500, data=data, generator=generator, augment=True)])
     black = -torch.tensor(data.mean).view(1, 3, 1, 1) / torch.tensor(data.std).view(1, 3, 1, 1)
     whole = ((inputs - black).abs() > 1e-6).any(dim=1)
-    # Of the 81 crops of a 3x3 image padded by 4, 5 x 5 show some of it and one the whole of it.
+    # Of the 81 crops of a 3x3 image padded by 4, 5 x 5 contain some of it and one all of it.
     assert abs(whole.flatten(1).any(dim=1).float().mean().item() - 25 / 81) < 0.04
     assert abs(whole.flatten(1).all(dim=1).float().mean().item() - 1 / 81) < 0.01
 
@@ -177,7 +179,7 @@ def test_batching_never_waits_for_the_gpu(make: object) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_open_data_splits_streams_and_remembers(tmp_path: Path) -> None:
+def test_open_data_splits_streams_and_keeps_the_last_set(tmp_path: Path) -> None:
     data = digits_data(tmp_path)
     assert (data.channels, data.size, data.class_count, data.augment) == (1, 8, 10, "none")
     assert (len(data.train), len(data.val), len(data.test)) == (1294, 144, 359)
@@ -206,15 +208,17 @@ def test_the_default_folder_comes_from_the_environment(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("count", [10, 24, 50, 80])
 def test_calibration_is_balanced_and_repeatable(count: int) -> None:
     data = colourful()
-    found = calibration(data, count, 8, seed=3)
-    labels = torch.cat([y for _, y in found])
+    sample = calibration_batches(data, count, 8, seed=3)
+    labels = torch.cat([y for _, y in sample])
     assert len(labels) == min(count, 50)
     numbers = torch.bincount(labels, minlength=5)
     assert numbers.max() - numbers.min() <= 1
-    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(found, calibration(data, count, 8, seed=3), strict=True))
-    streaming = calibration(streamed(data), count, 8, seed=3)
-    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(found, streaming, strict=True))
-    inputs = torch.cat([x for x, _ in found])
+    assert all(
+        torch.equal(a, b) for (a, _), (b, _) in zip(sample, calibration_batches(data, count, 8, seed=3), strict=True)
+    )
+    streaming = calibration_batches(streamed(data), count, 8, seed=3)
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(sample, streaming, strict=True))
+    inputs = torch.cat([x for x, _ in sample])
     plain = torch.cat([x for x, _ in batches(data.train, 50, data=data, generator=None, augment=False)])
     distances = torch.cdist(inputs.flatten(1), plain.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
     nearest = distances.min(dim=1)
@@ -227,15 +231,15 @@ def test_calibration_tops_up_from_larger_classes() -> None:
     labels = torch.tensor([0] * 37 + [1] * 2 + [2])
     split = Split(data.train.images, labels)
     data = ImageData(**{**vars(data), "train": split, "classes": ("a", "b", "c")})
-    found = torch.cat([y for _, y in calibration(data, 20, 8, seed=0)])
-    assert torch.bincount(found).tolist() == [17, 2, 1]
+    sampled = torch.cat([y for _, y in calibration_batches(data, 20, 8, seed=0)])
+    assert torch.bincount(sampled).tolist() == [17, 2, 1]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_images_held_out_are_not_trained_on(tmp_path: Path, streamed: bool) -> None:
     limit = 0 if streamed else 8 << 30
     data = open_data("digits", {}, device=torch.device("cpu"), folder=tmp_path, memory_limit=limit)
-    rest, held = divided(data, 0.1)
+    rest, held = hold_out(data, 0.1)
     assert len(held) == round(0.1 * len(data.train))
     assert len(rest.train) + len(held) == len(data.train)
     assert torch.bincount(held.labels, minlength=10).min() > 0
@@ -245,9 +249,9 @@ def test_images_held_out_are_not_trained_on(tmp_path: Path, streamed: bool) -> N
 
     whole = images(data.train)
     assert images(rest.train) | images(held) == whole
-    assert len(images(rest.train) & images(held)) <= len(data.train) - len(whole)  # twins among the digits
-    again, _ = divided(data, 0.1)
+    assert len(images(rest.train) & images(held)) <= len(data.train) - len(whole)  # some digits are identical
+    again, _ = hold_out(data, 0.1)
     assert torch.equal(again.train.labels, rest.train.labels)
-    unchanged, nothing = divided(data, 0)
+    unchanged, nothing = hold_out(data, 0)
     assert unchanged is data
     assert len(nothing) == 0

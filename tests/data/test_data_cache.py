@@ -1,4 +1,4 @@
-"""Decoded once: views of the map, several processes at once, crashes and damage."""
+"""The cache of decoded images: memory-mapped views, concurrent processes, crashes and damage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import orchestrator.data
-from orchestrator.data.cache import cached
+from orchestrator.data.cache import open_cached
 from orchestrator.data.digits import digits
 from orchestrator.data.source import CorruptImage, DataError, Example, Source
 
@@ -32,7 +32,7 @@ def source(log: list[str] | None = None, label: int = 0) -> Source:
 
 
 def test_the_views_hold_what_was_decoded_without_a_copy(tmp_path: Path) -> None:
-    decoded = cached(source(), "key", tmp_path)
+    decoded = open_cached(source(), "key", tmp_path)
     np.testing.assert_array_equal(decoded.train_images, IMAGES)
     np.testing.assert_array_equal(decoded.train_labels, np.arange(30) % 3)
     np.testing.assert_array_equal(decoded.test_labels, [2, 0])
@@ -49,7 +49,7 @@ def test_the_views_hold_what_was_decoded_without_a_copy(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc/self/maps")
 def test_the_views_lie_in_the_mapped_file(tmp_path: Path) -> None:
-    decoded = cached(source(), "key", tmp_path)
+    decoded = open_cached(source(), "key", tmp_path)
     address = decoded.train_images.__array_interface__["data"][0]
     for line in Path("/proc/self/maps").read_text().splitlines():
         first, last = (int(part, 16) for part in line.split()[0].split("-"))
@@ -59,25 +59,25 @@ def test_the_views_lie_in_the_mapped_file(tmp_path: Path) -> None:
     pytest.fail("the view is in no mapping")
 
 
-def test_published_statistics_go_before_computed_ones(tmp_path: Path) -> None:
-    cached(source(), "key", tmp_path)
+def test_published_statistics_take_precedence(tmp_path: Path) -> None:
+    open_cached(source(), "key", tmp_path)
     published = dataclasses.replace(source(), statistics=((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
-    decoded = cached(published, "key", tmp_path)
+    decoded = open_cached(published, "key", tmp_path)
     assert (decoded.mean, decoded.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
 def test_a_second_use_decodes_nothing(tmp_path: Path) -> None:
     log: list[str] = []
-    cached(source(log), "key", tmp_path)
-    cached(source(log), "key", tmp_path)
+    open_cached(source(log), "key", tmp_path)
+    open_cached(source(log), "key", tmp_path)
     assert log == ["train"]
-    cached(source(log), "other", tmp_path)
+    open_cached(source(log), "other", tmp_path)
     assert log == ["train", "train"]
 
 
 @pytest.mark.parametrize("damage", ["short", "missing", "metadata", "garbage"])
 def test_damaged_folders_are_built_again(tmp_path: Path, damage: str) -> None:
-    cached(source(), "key", tmp_path)
+    open_cached(source(), "key", tmp_path)
     file = tmp_path / "v1-key" / "train.arrow"
     match damage:
         case "short":
@@ -90,7 +90,7 @@ def test_damaged_folders_are_built_again(tmp_path: Path, damage: str) -> None:
         case "garbage":
             file.write_bytes(b"\0" * file.stat().st_size)
     log: list[str] = []
-    np.testing.assert_array_equal(cached(source(log), "key", tmp_path).train_images, IMAGES)
+    np.testing.assert_array_equal(open_cached(source(log), "key", tmp_path).train_images, IMAGES)
     assert log == ["train"]
 
 
@@ -100,25 +100,25 @@ def test_a_failing_source_leaves_nothing_behind(tmp_path: Path) -> None:
         raise CorruptImage(Path("train.parquet"), "cannot identify image file", 1)
 
     with pytest.raises(CorruptImage, match=r"train\.parquet row 1"):
-        cached(dataclasses.replace(source(), train=broken), "key", tmp_path)
+        open_cached(dataclasses.replace(source(), train=broken), "key", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["v1-key.lock"]
-    assert len(cached(source(), "key", tmp_path).train_labels) == 30
+    assert len(open_cached(source(), "key", tmp_path).train_labels) == 30
 
 
 def test_labels_shapes_and_emptiness_are_checked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="label 3 of test image 1 is not one of 3 classes"):
-        cached(source(label=3), "key", tmp_path)
+        open_cached(source(label=3), "key", tmp_path)
     with pytest.raises(DataError, match=r"train image 0 is uint8 \(5, 5, 3\), not uint8 \(6, 6, 3\)"):
-        cached(dataclasses.replace(source(), size=6), "key", tmp_path)
+        open_cached(dataclasses.replace(source(), size=6), "key", tmp_path)
     with pytest.raises(DataError, match="no test images"):
-        cached(dataclasses.replace(source(), test=lambda: iter(())), "key", tmp_path)
+        open_cached(dataclasses.replace(source(), test=lambda: iter(())), "key", tmp_path)
 
 
 CHILD = """
 import os, sys, time
 from pathlib import Path
 import numpy as np
-from orchestrator.data.cache import cached
+from orchestrator.data.cache import open_cached
 from orchestrator.data.source import Source
 
 folder, behaviour = Path(sys.argv[1]), sys.argv[2]
@@ -134,7 +134,7 @@ def train():
             time.sleep(60)
 
 test = lambda: iter([(np.zeros((4, 4, 1), dtype=np.uint8), 0)])
-decoded = cached(Source(1, 4, ("a",), train, test, "none"), "key", folder)
+decoded = open_cached(Source(1, 4, ("a",), train, test, "none"), "key", folder)
 print(int(decoded.train_images.sum()))
 """
 
@@ -153,7 +153,7 @@ def test_of_four_processes_one_decodes(tmp_path: Path) -> None:
     assert len((tmp_path / "log").read_text().splitlines()) == 1
 
 
-def test_a_killed_builder_blocks_nobody(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     victim = child(tmp_path, "hang")
     assert victim.stdout is not None
     assert victim.stdout.readline().strip() == "decoding"
@@ -166,7 +166,7 @@ def test_a_killed_builder_blocks_nobody(tmp_path: Path) -> None:
 
 
 def test_digits_are_scikit_learns(tmp_path: Path) -> None:
-    decoded = cached(digits(), "digits", tmp_path)
+    decoded = open_cached(digits(), "digits", tmp_path)
     assert decoded.train_images.shape[1:] == (8, 8, 1)
     assert len(decoded.train_labels) + len(decoded.test_labels) == 1797
     assert len(decoded.test_labels) == 359

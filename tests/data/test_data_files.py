@@ -1,4 +1,4 @@
-"""Image sets from files of the user's own: Parquet tables and folders, whole and damaged."""
+"""Image sets from a user's own files: Parquet files and folders, whole and damaged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.data import DATA
-from orchestrator.data.decoding import in_order
+from orchestrator.data.decoding import map_in_threads
 from orchestrator.data.image_folder import image_folder
 from orchestrator.data.parquet import parquet
 from orchestrator.data.source import CorruptImage, DataError, UnreadableData
@@ -40,8 +40,10 @@ def write(
     bare: bool = False,
 ) -> None:
     cells = list(images) if bare else [{"bytes": image, "path": None} for image in images]
-    kind = pyarrow.binary() if bare else pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    table = pyarrow.table({columns[0]: pyarrow.array(cells, kind), columns[1]: pyarrow.array(labels, pyarrow.int64())})
+    image_type = pyarrow.binary() if bare else pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    table = pyarrow.table(
+        {columns[0]: pyarrow.array(cells, image_type), columns[1]: pyarrow.array(labels, pyarrow.int64())}
+    )
     if names is not None:
         features = {columns[1]: {"names": list(names), "_type": "ClassLabel"}}
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
@@ -58,9 +60,9 @@ def test_parquet_gives_the_pixels_labels_and_names_that_were_written(tmp_path: P
     assert source.augment == "crop_flip"
     examples = list(source.train())
     assert [label for _, label in examples] == labels
-    for (found, _), written in zip(examples, images, strict=True):
-        assert found.dtype == np.uint8
-        np.testing.assert_array_equal(found, written)
+    for (decoded, _), written in zip(examples, images, strict=True):
+        assert decoded.dtype == np.uint8
+        np.testing.assert_array_equal(decoded, written)
     assert len(list(source.test())) == 3
 
 
@@ -125,7 +127,7 @@ def test_a_grey_image_among_coloured_ones_becomes_coloured(tmp_path: Path) -> No
     assert [image.shape for image, _ in parquet(str(tmp_path)).train()] == [(8, 8, 3)] * 2
 
 
-def test_some_classes_in_the_order_asked_for(tmp_path: Path) -> None:
+def test_selected_classes_keep_the_requested_order(tmp_path: Path) -> None:
     images = [png(i) for i in pictures(6, (8, 8, 3))]
     for split in ("train", "test"):
         write(tmp_path / f"{split}.parquet", images, [0, 1, 2, 0, 1, 2], names=["ant", "bee", "cat"])
@@ -136,7 +138,7 @@ def test_some_classes_in_the_order_asked_for(tmp_path: Path) -> None:
         parquet(str(tmp_path), classes=["bees"])
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_files_and_columns_are_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableData, match="no folder"):
         parquet(str(tmp_path / "nowhere"))
     write(tmp_path / "train.parquet", [png(i) for i in pictures(2, (8, 8, 3))], [0, 1])
@@ -201,8 +203,8 @@ def test_parameters_accept_what_yaml_gives() -> None:
         assert DATA.describe(name).summary
 
 
-def test_threads_keep_the_order_and_pass_errors_on() -> None:
-    assert list(in_order(lambda i: i * i, range(1000))) == [i * i for i in range(1000)]
+def test_map_in_threads_keeps_the_order_and_raises_errors() -> None:
+    assert list(map_in_threads(lambda i: i * i, range(1000))) == [i * i for i in range(1000)]
 
     def fails(i: int) -> int:
         if i == 500:
@@ -210,4 +212,4 @@ def test_threads_keep_the_order_and_pass_errors_on() -> None:
         return i
 
     with pytest.raises(DataError, match="number 500"):
-        list(in_order(fails, range(1000)))
+        list(map_in_threads(fails, range(1000)))

@@ -1,4 +1,4 @@
-"""The identity of an image set: the same wherever it lies, another when its files change."""
+"""The identity of an image set: independent of its path, different when its files change."""
 
 from __future__ import annotations
 
@@ -91,16 +91,16 @@ def test_a_folder_without_permission_is_unreadable(tmp_path: Path) -> None:
 
 
 def test_identity_leaves_out_paths_defaults_and_downloading(tmp_path: Path) -> None:
-    here, there = files(tmp_path / "here"), files(tmp_path / "there")
-    assert identity("parquet", {"path": str(here)}) == identity("parquet", {"path": str(there), "size": None})
-    assert identity("parquet", {"path": str(here)}) != identity("parquet", {"path": str(here), "size": 8})
+    first, copy = files(tmp_path / "first"), files(tmp_path / "copy")
+    assert identity("parquet", {"path": str(first)}) == identity("parquet", {"path": str(copy), "size": None})
+    assert identity("parquet", {"path": str(first)}) != identity("parquet", {"path": str(first), "size": 8})
     assert identity("digits", {}) == identity("digits", {"size": 8}) != identity("digits", {"size": 16})
-    # A published set is its name, whether or not its files are there yet.
+    # A published set is identified by its name, whether or not its files exist.
     absent = str(tmp_path / "absent")
     assert identity("cifar10", {"path": absent, "download": True}) == {"name": "cifar10", "params": {}}
-    # Its decoded copy is kept apart by place: a damaged copy must not be served for a good one elsewhere.
-    assert cache_key("cifar10", {"path": str(here)}) != cache_key("cifar10", {"path": str(there)})
-    assert cache_key("parquet", {"path": str(here)}) == cache_key("parquet", {"path": str(there)})
+    # Its decoded copy depends on the path: a damaged copy must not replace a good one elsewhere.
+    assert cache_key("cifar10", {"path": str(first)}) != cache_key("cifar10", {"path": str(copy)})
+    assert cache_key("parquet", {"path": str(first)}) == cache_key("parquet", {"path": str(copy)})
 
 
 def test_planning_needs_no_array_library() -> None:

@@ -1,4 +1,4 @@
-"""Shapes that are known without opening files are those of the files."""
+"""Shapes from the table of published sets equal those of their files."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def test_digits(params: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
 def test_published_sets_are_as_they_are_described(name: str) -> None:
-    told = re.search(r"(\d+)x\1 (grey|colour)", DATA.describe(name).doc)
+    shape = re.search(r"(\d+)x\1 (grey|colour)", DATA.describe(name).doc)
     classes = re.search(r"of (\d+) classes", DATA.describe(name).doc)
-    assert told is not None
-    expected = Shape({"grey": 1, "colour": 3}[told[2]], int(told[1]), int(classes[1]) if classes else 10)
+    assert shape is not None
+    expected = Shape({"grey": 1, "colour": 3}[shape[2]], int(shape[1]), int(classes[1]) if classes else 10)
     assert shape_of(name, {"path": "/nowhere"}) == expected
 
 
-def test_photographs_have_the_size_that_is_asked_for() -> None:
+def test_imagenet_has_the_requested_size() -> None:
     assert shape_of("imagenet", {}) == Shape(3, 224, 1000)
     assert shape_of("imagenet", {"size": 64}) == Shape(3, 64, 1000)
 
 
-def test_ones_own_images_are_looked_at(tmp_path: Path) -> None:
+def test_shapes_of_a_users_images_come_from_the_files(tmp_path: Path) -> None:
     for split in ("train", "val"):
         for name in ("cat", "dog"):
             (tmp_path / split / name).mkdir(parents=True)

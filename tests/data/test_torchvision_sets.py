@@ -1,4 +1,4 @@
-"""torchvision's classes on tiny files in their own formats."""
+"""torchvision's classes on tiny files in their formats."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_files_that_are_there_are_not_downloaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet"])
-def test_missing_files_are_named_with_the_way_out(tmp_path: Path, name: str) -> None:
+def test_missing_files_are_named_with_a_remedy(tmp_path: Path, name: str) -> None:
     with pytest.raises(UnreadableData, match=f"{name} .*not found.* under '{tmp_path}'; (set data.download|put its)"):
         DATA.load(name)(path=str(tmp_path))
 
@@ -63,8 +63,8 @@ def test_truncated_idx_files_are_a_data_error(tmp_path: Path) -> None:
         fashion_mnist(path=str(tmp_path))
 
 
-def write_cifar(folder: Path, kind: type, label_key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny batches, and their own checksums in the place of the published ones."""
+def write_cifar(folder: Path, dataset_class: type, label_key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write tiny batches and replace the published checksums by theirs."""
     folder.mkdir(parents=True)
 
     def pickled(name: str, content: dict[str, object]) -> str:
@@ -74,10 +74,12 @@ def write_cifar(folder: Path, kind: type, label_key: str, monkeypatch: pytest.Mo
 
     batch = {"data": COLOUR.transpose(0, 3, 1, 2).reshape(4, -1), label_key: [3, 1, 2, 0]}
     for part in ("train_list", "test_list"):
-        monkeypatch.setattr(kind, part, [[name, pickled(name, batch)] for name, _ in getattr(kind, part)])
-    meta = dict(kind.meta)  # type: ignore[attr-defined]
+        monkeypatch.setattr(
+            dataset_class, part, [[name, pickled(name, batch)] for name, _ in getattr(dataset_class, part)]
+        )
+    meta = dict(dataset_class.meta)  # type: ignore[attr-defined]
     meta["md5"] = pickled(meta["filename"], {meta["key"]: ["ant", "bee", "cat", "dog"]})
-    monkeypatch.setattr(kind, "meta", meta)
+    monkeypatch.setattr(dataset_class, "meta", meta)
 
 
 def test_cifar10_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Building networks: shapes, seeds, refusals, and the user's own factory."""
+"""Building networks: shapes, seeds, errors, and a user's factory."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_signal_passes_vgg16_without_norms() -> None:
         assert 0.1 < float(model(torch.randn(8, 3, 32, 32)).std()) < 10
 
 
-def test_caffe_first_weights_of_alexnet() -> None:
+def test_alexnet_is_initialised_as_in_caffe() -> None:
     model = build("alexnet", {}, classes=10, channels=3, size=39)
     std = {
         name: round(float(layer.weight.detach().std()), 4)

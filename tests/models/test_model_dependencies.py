@@ -33,7 +33,7 @@ def dense(name: str, params: dict[str, object], channels: int, size: int) -> nn.
     torch.manual_seed(0)
     model = build(name, params, classes=10, channels=channels, size=size)
     for module in model.modules():
-        # Fresh batch norms have zero shifts; these would hide a channel that was cut out of step.
+        # New batch norms have zero shifts, which would hide a wrongly cut channel.
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.3)
@@ -41,21 +41,21 @@ def dense(name: str, params: dict[str, object], channels: int, size: int) -> nn.
 
 
 def groups(model: nn.Module, example: torch.Tensor) -> Iterator[tuple[tp.DependencyGraph, tp.Group]]:
-    """Every group but the logits, found and traced anew each time, so that earlier cuts are seen."""
+    """Iterate over all groups but the logits; traces the model anew each time, so that earlier cuts are included."""
     roots = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)][:-1]
-    seen: set[str] = set()
+    visited: set[str] = set()
     for root in roots:
-        if root in seen:
+        if root in visited:
             continue
         graph = tp.DependencyGraph().build_dependency(model, example_inputs=example)
         layer = model.get_submodule(root)
         width = layer.weight.shape[0]
         group = graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, range(width))
         names = {module: name for name, module in model.named_modules()}
-        seen |= {names[d.target.module] for d, _ in group if is_output(d) and d.target.module in names}
-        gone = list(range(0, width, 4))
+        visited |= {names[d.target.module] for d, _ in group if is_output(d) and d.target.module in names}
+        removed = list(range(0, width, 4))
         handler = graph.get_pruner_of_module(layer).prune_out_channels
-        yield graph, graph.get_pruning_group(layer, handler, gone)
+        yield graph, graph.get_pruning_group(layer, handler, removed)
 
 
 def is_output(dependency: tp.Dependency) -> bool:
@@ -63,7 +63,7 @@ def is_output(dependency: tp.Dependency) -> bool:
 
 
 def mask(group: tp.Group) -> None:
-    """Silence what the group would cut: weights, biases, batch-norm scales and shifts of its output channels."""
+    """Set to zero what the group would cut: weights, biases, batch-norm scales and shifts of its output channels."""
     for dependency, index in group:
         module = dependency.target.module
         if is_output(dependency) and isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d):
@@ -103,12 +103,12 @@ def test_residual_stream_of_a_cifar_resnet_is_one_group() -> None:
     model = dense("resnet20", {}, 3, 32)
     graph = tp.DependencyGraph().build_dependency(model, example_inputs=torch.randn(1, 3, 32, 32))
     names = {module: name for name, module in model.named_modules()}
-    found = {}
+    widths = {}
     for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
         root = names[group[0].dep.target.module]
-        found[root] = len(group[0].idxs)
+        widths[root] = len(group[0].idxs)
     inner = {f"layer{s}.{b}.conv1": 8 << s for s in (1, 2, 3) for b in range(3)}
-    assert found == {"conv1": 16, "fc": 10, **inner}
+    assert widths == {"conv1": 16, "fc": 10, **inner}
 
     group = graph.get_pruning_group(model.get_submodule("conv1"), tp.prune_conv_out_channels, [5])
     cut = {names[d.target.module]: sorted(index) for d, index in group if d.target.module in names}
@@ -128,11 +128,11 @@ def test_stream_can_be_cut_from_any_stage(root: str) -> None:
     widths = {n: m.out_channels for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     assert (widths["conv1"], widths["layer2.0.conv2"], widths["layer3.0.conv2"]) == (15, 30, 60)
     for width, stage in [(16, "layer1"), (32, "layer2"), (64, "layer3")]:
-        gone = list(range(20 % 16, width, 16))
+        removed = list(range(20 % 16, width, 16))
         for name, module in [("bn1", masked.get_submodule("bn1")), *masked.named_modules()]:
             if (name == "bn1" and stage == "layer1") or (name.startswith(stage) and name.endswith("bn2")):
                 with torch.no_grad():
-                    module.weight[gone] = 0
-                    module.bias[gone] = 0
+                    module.weight[removed] = 0
+                    module.bias[removed] = 0
     with torch.no_grad():
         torch.testing.assert_close(model(images), masked(images), rtol=1e-4, atol=1e-5)

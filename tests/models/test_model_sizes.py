@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of every network of the table, against arithmetic that knows only the papers' widths."""
+"""Parameters and MACs of every network in the table, against arithmetic from the papers' widths alone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from orchestrator.models.vgg import vgg_of_widths
 torch.set_num_threads(1)
 
 
-def counted_macs(model: nn.Module, channels: int, size: int, kinds: tuple[type, ...] = (nn.Conv2d, nn.Linear)) -> int:
-    """Multiply-adds of one image, counted from the shapes that pass through the layers."""
+def counted_macs(model: nn.Module, channels: int, size: int, types: tuple[type, ...] = (nn.Conv2d, nn.Linear)) -> int:
+    """Count the MACs of one image from the shapes of the layers' inputs and outputs."""
     total = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -25,7 +25,7 @@ def counted_macs(model: nn.Module, channels: int, size: int, kinds: tuple[type, 
         else:
             total += output[0].numel() * inputs[0].shape[1]
 
-    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, kinds)]
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, types)]
     with torch.no_grad():
         model.eval()(torch.zeros(1, channels, size, size))
     for hook in hooks:
@@ -38,7 +38,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def chain_macs(widths: list[int], maps: list[int]) -> int:
-    """3x3 convolutions on three-channel images, one after another; ``maps`` are the sides of their outputs."""
+    """Return the MACs of a chain of 3x3 convolutions on three-channel images; ``maps`` are the edges of their outputs."""
     inputs = [3, *widths[:-1]]
     return sum(9 * i * o * m * m for i, o, m in zip(inputs, widths, maps, strict=True))
 
@@ -90,7 +90,7 @@ def test_vgg19_is_that_of_network_slimming() -> None:
 @pytest.mark.parametrize(("removed", "printed_cut"), [(REMOVED_A, 41.0), (REMOVED_B, 66.9)], ids="AB")
 def test_published_counts_cut_vgg16_as_published(removed: list[int], printed_cut: float) -> None:
     """Functionality-oriented pruning, table 4: filters removed of each layer, against the cut in convolutions' MACs."""
-    kept = [width - gone for width, gone in zip(VGG16, removed, strict=True)]
+    kept = [width - count for width, count in zip(VGG16, removed, strict=True)]
     dense = counted_macs(build("vgg16", {}, classes=10, channels=3, size=32), 3, 32, (nn.Conv2d,))
     blocks = [kept[0:2], kept[2:4], kept[4:7], kept[7:10], kept[10:13]]
     narrow = vgg_of_widths(blocks, hidden=512, num_classes=10, in_channels=3)
@@ -111,8 +111,8 @@ def test_vgg_layers_are_named_as_in_the_tables(name: str) -> None:
 def test_convnet(batch_norm: bool) -> None:
     widths, maps = [64, 128, 256, 512, 512], [32, 16, 8, 4, 2]
     model = build("convnet", {"batch_norm": batch_norm}, classes=10, channels=3, size=32)
-    beside_the_weights = (2 if batch_norm else 1) * sum(widths)
-    assert parameters(model) == chain_weights(widths) + beside_the_weights + 512 * 10 + 10
+    norms_or_biases = (2 if batch_norm else 1) * sum(widths)
+    assert parameters(model) == chain_weights(widths) + norms_or_biases + 512 * 10 + 10
     assert counted_macs(model, 3, 32) == chain_macs(widths, maps) + 512 * 10
     assert chain_macs(widths, maps) == 67_829_760
 
@@ -197,8 +197,8 @@ def test_resnet164_is_that_of_network_slimming() -> None:
     weights, macs, channels, norms, selected = 9 * 3 * 16, 9 * 3 * 16 * 32 * 32, 16, 0, 0
     for width, side in [(16, 32), (32, 16), (64, 8)]:
         for block in range(18):
-            halved = side * (2 if width > 16 and block == 0 else 1)  # the 1x1 convolution comes before the stride
-            inner = [(channels * width, halved), (9 * width * width, side), (width * 4 * width, side)]
+            unstrided = side * (2 if width > 16 and block == 0 else 1)  # the 1x1 convolution precedes the stride
+            inner = [(channels * width, unstrided), (9 * width * width, side), (width * 4 * width, side)]
             if block == 0:
                 inner.append((channels * 4 * width, side))
             weights += sum(count for count, _ in inner)
@@ -210,7 +210,7 @@ def test_resnet164_is_that_of_network_slimming() -> None:
     model = build("resnet164", {}, classes=10, channels=3, size=32)
     assert parameters(model) == weights + 2 * norms + 256 * 10 + 10 == 1_703_258
     assert counted_macs(model, 3, 32) == macs + 256 * 10 == 247_646_720
-    # Its README's 1.71M counts the 0 or 1 for each channel of its channel-selection layers as well.
+    # The 1.71M of its README include a 0 or 1 for each channel of its channel-selection layers.
     assert selected == 8_080
     assert round((parameters(model) + selected) / 1e6, 2) == 1.71
 

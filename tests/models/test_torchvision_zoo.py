@@ -1,4 +1,4 @@
-"""torchvision's networks for our images: any channels, any number of classes, no auxiliary heads, clear refusals."""
+"""torchvision's networks: any channels, any number of classes, no auxiliary heads, clear errors."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_parameters_reach_torchvision() -> None:
     assert sum(p.numel() for p in model.parameters()) < 300_000
 
 
-def test_vision_transformer_is_told_the_image_size() -> None:
+def test_vision_transformer_gets_the_image_size() -> None:
     small = {"hidden_dim": 24, "mlp_dim": 24, "num_layers": 1, "num_heads": 2, "patch_size": 8}
     with pytest.raises(ModelError, match=r"vit_b_16 cannot be built: .*hidden_dim"):
         build("torchvision:vit_b_16", small, classes=7, channels=1, size=32)
@@ -79,13 +79,13 @@ def test_vision_transformer_is_told_the_image_size() -> None:
         ("alexnet", {}, "torchvision:alexnet cannot take images of 32x32 pixels: "),
     ],
 )
-def test_refusals(architecture: str, params: dict[str, object], message: str) -> None:
+def test_errors(architecture: str, params: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         build(f"torchvision:{architecture}", params, classes=7, channels=3, size=32)
 
 
 def test_trained_weights_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a file in torch's cache where a download would have put it."""
+    """The weights are a file in torch's cache, where a download would put it."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     trained = torchvision.models.squeezenet1_1()
     url = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1.url

@@ -110,11 +110,11 @@ def export(
             fail(str(error))
         if result.status != "done":
             fail(f"trial {trial!r} ended as {result.status!r}: there is no network to export ({result.error})")
-        from orchestrator.trial.exporting import CannotExport, export_trial
+        from orchestrator.trial.exporting import ExportError, export_trial
 
         try:
             found = export_trial(place, result.spec.data, form)
-        except CannotExport as error:
+        except ExportError as error:
             fail(str(error))
     OUT.print(str(found.path), soft_wrap=True, markup=False)
     OUT.print(f"largest difference to PyTorch's outputs on {found.images}: {found.difference:.2g}")

@@ -140,7 +140,7 @@ def _write(
 
 
 def _statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Return channel means and standard deviations in units of 0..1, from exact integer sums: equal on every machine."""
+    """Return channel means and standard deviations in units of 0..1, from exact integer sums."""
     total = np.zeros(images.shape[3], dtype=np.uint64)
     squares = np.zeros_like(total)
     for start in range(0, len(images), _CHUNK):

@@ -43,7 +43,7 @@ def register(folder: Path) -> Registration:
         MlflowFailure: MLflow is away, or has no run of a trial (`prunesweep sync` makes them).
         DamagedRecord: a record cannot be read.
     """
-    from orchestrator.trial.exporting import CannotExport
+    from orchestrator.trial.exporting import ExportError
 
     space = SearchSpace.load(folder / "searchspace.yaml")
     front = summary_of(load_results(folder).to_pylist(), space.objectives).front
@@ -53,7 +53,7 @@ def register(folder: Path) -> Registration:
     for row in chosen:
         try:
             networks.append(_network(folder / "trials" / row["trial_id"]))
-        except CannotExport as error:
+        except ExportError as error:
             done.left_out.append(str(error))
     if networks:
         done.registered = MlflowView(folder.resolve().parent, space.name).register(networks)

@@ -1,1 +1,1 @@
-"""The one training loop, its schedules and its seeds."""
+"""The training loop, its schedules, checkpoints and seeds."""

@@ -1,4 +1,4 @@
-"""Statistics of batch-norm layers, for weights that were changed by other means than training."""
+"""Batch-norm statistics for weights that were changed by other means than training."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def recompute_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Means and variances of batch-norm layers anew: the plain average over these batches of inputs."""
+def recompute_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the running statistics of batch-norm layers to their unweighted mean over these batches of inputs."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d) and m.track_running_stats]
     if not norms:
         return

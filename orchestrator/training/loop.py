@@ -1,4 +1,4 @@
-"""The one training loop: dense networks, sparse training and retraining all pass through here."""
+"""The training loop, used by dense training, sparse training and retraining."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from orchestrator.data.images import ImageData, Split, batches
 from orchestrator.spec.result import EpochRow
 from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.schedule import Schedule
-from orchestrator.training.state import Progress
+from orchestrator.training.state import TrainingState
 
 
 class Diverged(RuntimeError):
-    """The loss became infinite or no number."""
+    """The loss is infinite or NaN."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step saw. ``logits`` carry the graph of the forward pass."""
+    """Inputs, targets and outputs of one step; ``logits`` carry the autograd graph."""
 
     inputs: Tensor
     targets: Tensor
@@ -33,7 +33,7 @@ class Batch:
 
 
 class TrainingHook(Protocol):
-    """What may train along with the network: a pruning method, a fixed mask."""
+    """A participant in the training of a network, such as a pruning method or a fixed mask."""
 
     @property
     def task_loss_weight(self) -> float: ...
@@ -54,8 +54,8 @@ class TrainingHook(Protocol):
 
 
 Report = Callable[[EpochRow, int], None]
-"""Called after every epoch with its row and the number of epochs of the stage; by a training that goes on from a
-checkpoint first with the rows of the epochs before."""
+"""Called after every epoch with its row and the number of epochs of the stage. A training resumed from a checkpoint
+first reports the epochs before it."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Recipe:
 
 
 def steps_per_epoch(data: ImageData, batch_size: int) -> int:
+    """Return the number of batches of one epoch, the last one included where it is smaller."""
     return -(-len(data.train) // batch_size)
 
 
@@ -84,10 +85,10 @@ def train(
     hook: TrainingHook | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> list[EpochRow]:
-    """Train in place and return a row an epoch.
+    """Train ``model`` in place and return one row per epoch.
 
-    Inside an epoch nothing waits for the device; the loss is looked at once, at its end. With a ``checkpoint`` it goes
-    on where an earlier call was interrupted, to the same result; not so with a hook whose state cannot be saved.
+    The device is synchronised once per epoch, to read the loss. With a ``checkpoint``, training resumes where an
+    earlier call was interrupted, with the same result; it starts over if the hook's state cannot be saved.
 
     Raises:
         Diverged: the mean loss of an epoch is not finite.
@@ -101,17 +102,17 @@ def train(
     scales = [group.pop("lr_scale", 1.0) for group in optimizer.param_groups]
     fixed = [group.pop("fixed_lr", False) for group in optimizer.param_groups]
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    progress = None
-    state = hook.training_state if hook else ()
-    if checkpoint is not None and state is not None:
+    state = None
+    hook_attributes = hook.training_state if hook else ()
+    if checkpoint is not None and hook_attributes is not None:
         device = data.train.labels.device.type
         checkpoint = checkpoint.narrowed(stage=stage, epochs=schedule.epochs, steps=schedule.steps, device=device)
-        progress = Progress(checkpoint, model, optimizer, generator, hook, state)
-    done = progress.restore() if progress else None
-    rows = [EpochRow.model_validate(row) for row in done["rows"]] if done else []
+        state = TrainingState(checkpoint, model, optimizer, generator, hook, hook_attributes)
+    resumed = state.restore() if state else None
+    rows = [EpochRow.model_validate(row) for row in resumed["rows"]] if resumed else []
     for row in rows:
         report(row, schedule.epochs)
-    step = done["step"] if done else 0
+    step = resumed["step"] if resumed else 0
     for epoch in range(len(rows), schedule.epochs):
         started = time.perf_counter()
         model.train()
@@ -122,8 +123,8 @@ def train(
             data.train, recipe.batch_size, data=data, generator=generator, augment=data.augment != "none"
         ):
             lr, momentum = schedule.lr_at(step), schedule.momentum_at(step)
-            for group, scale, keep in zip(optimizer.param_groups, scales, fixed, strict=True):
-                if not keep:
+            for group, scale, is_fixed in zip(optimizer.param_groups, scales, fixed, strict=True):
+                if not is_fixed:
                     group["lr"] = lr * scale
                     if "momentum" in group:
                         group["momentum"] = momentum
@@ -161,24 +162,24 @@ def train(
             seconds=time.perf_counter() - started,
         )
         rows.append(row)
-        if progress is not None and len(rows) < schedule.epochs:
-            progress.save({"step": step, "rows": [row.model_dump() for row in rows]})
+        if state is not None and len(rows) < schedule.epochs:
+            state.save({"step": step, "rows": [row.model_dump() for row in rows]})
         report(row, schedule.epochs)
     return rows
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, split: Split, data: ImageData) -> tuple[float, float]:
-    """Top-1 and top-5 accuracy on a split, as shares (top-5 of fewer than five classes is 1)."""
+    """Return top-1 and top-5 accuracy on a split, from 0 to 1 (top-5 of fewer than five classes is 1)."""
     training = model.training
     model.eval()
-    places = min(5, data.class_count)
+    k = min(5, data.class_count)
     top1 = torch.zeros((), device=split.labels.device)
     top5 = torch.zeros((), device=split.labels.device)
     for inputs, targets in batches(split, 512, data=data, generator=None, augment=False):
         with autocast(inputs.device):
-            ranked = model(inputs).topk(places, dim=1).indices
-        hits = ranked == targets[:, None]
+            predicted = model(inputs).topk(k, dim=1).indices
+        hits = predicted == targets[:, None]
         top1 += hits[:, 0].sum()
         top5 += hits.sum()
     model.train(training)
@@ -186,7 +187,7 @@ def accuracy(model: nn.Module, split: Split, data: ImageData) -> tuple[float, fl
 
 
 def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 where it is fast: on a GPU."""
+    """Return an autocast context: bfloat16 on a GPU, nothing elsewhere."""
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 

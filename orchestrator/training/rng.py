@@ -1,4 +1,4 @@
-"""Seeds: one number for every purpose of a trial, the same on every worker and in every order."""
+"""Seeds: one per purpose of a trial, the same on every worker and in every order."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import torch
 
 
 def seed_for(seed: int, purpose: str) -> int:
-    """A 63-bit seed from the trial's seed and a purpose such as ``init`` or ``baseline``.
+    """Return a 63-bit seed from the trial's seed and a purpose such as ``init`` or ``baseline``.
 
-    It leaves the method out on purpose: trials of one seed start from the same draws, so their differences are paired.
+    The method is left out on purpose: trials with the same seed draw the same numbers, so comparisons are paired.
     """
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator_for(seed: int, purpose: str) -> torch.Generator:
-    """A generator on the CPU: the same order of images whatever the device."""
+    """Return a seeded generator on the CPU, so that the order of images is the same on every device."""
     return torch.Generator().manual_seed(seed_for(seed, purpose))
 
 
 def reset_process(seed: int, threads: int) -> None:
-    """Leave nothing of the last trial in a warm worker: random state, threads, modes, memory."""
+    """Reset what a previous trial may have changed in this process: random state, threads, modes, GPU memory."""
     torch.manual_seed(seed_for(seed, "process"))
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

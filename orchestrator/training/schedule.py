@@ -1,4 +1,4 @@
-"""Learning rate and momentum by global step: the value every training follows, and the dense network's own."""
+"""Schedules: learning rate and momentum as functions of the global step; the dense network's schedules."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ LOWEST_CYCLED_MOMENTUM = 0.85
 
 
 class ScheduleError(ValueError):
-    """A schedule or budget that cannot be; its message repeats the value found."""
+    """A schedule or budget with values out of range; the message repeats the value."""
 
 
 def cosmix(a: float, b: float, p: float) -> float:
-    """From ``a`` at p = 0 to ``b`` at p = 1 along half a cosine."""
+    """Interpolate along half a cosine, from ``a`` at p = 0 to ``b`` at p = 1."""
     return b + (a - b) * (1 + math.cos(math.pi * p)) / 2
 
 
 def whole_epochs(share: float, epochs: int) -> int:
-    """``int(share * epochs)``, whole where the product is whole (0.57 * 100 is 56.99... in binary)."""
+    """Return ``int(share * epochs)``, corrected for binary rounding (0.57 * 100 is 56.99...)."""
     return int(share * epochs + 1e-9)
 
 
 def step_recipe(baseline: Baseline) -> tuple[tuple[float, ...], float]:
-    """Milestones (shares of the epochs) and factor of the step schedule a baseline is equivalent to.
+    """Return milestones (as shares of the epochs) and factor of the step schedule equivalent to a baseline.
 
-    A step baseline has its own. Cosine and CLR baselines have none: they count as x0.1 at 50 % and 75 %, the recipe
-    that paper 001 retrains both its step-trained and its CLR-trained networks with (Table 14).
+    A step baseline has its own. Cosine and CLR baselines have none: x0.1 at 50 % and 75 % is taken, with which paper
+    001 retrains both its step-trained and its CLR-trained networks (Table 14).
     """
     if baseline.schedule == "step":
         return tuple(baseline.milestones), baseline.gamma
@@ -44,25 +44,25 @@ def step_recipe(baseline: Baseline) -> tuple[tuple[float, ...], float]:
 
 
 def lowest_lr(baseline: Baseline) -> float:
-    """The last rate of dense training, at which fine-tuning goes on and every warm-up starts.
+    """Return the last rate of dense training, with which fine-tuning continues and every warm-up starts.
 
-    For a step baseline ``lr * gamma ** len(milestones)``. Cosine and CLR end near 0, where nothing can be retrained:
-    theirs is the last rate of the equivalent step recipe, ``lr * 0.01``; with ``lr: 0.1`` that is the 0.001 at which
-    paper 001 fine-tunes its CLR-trained network (Table 14).
+    For a step baseline ``lr * gamma ** len(milestones)``. Cosine and CLR end near 0, too low for retraining: theirs is
+    the last rate of the equivalent step recipe, ``lr * 0.01``; with ``lr: 0.1`` that is the 0.001 with which paper 001
+    fine-tunes its CLR-trained network (Table 14).
     """
     milestones, gamma = step_recipe(baseline)
-    return _dropped(baseline.lr, gamma, len(milestones))
+    return _decayed(baseline.lr, gamma, len(milestones))
 
 
 def dense_schedule(baseline: Baseline, steps_per_epoch: int, epochs: int | None = None) -> Schedule:
-    """The dense network's schedule, over the baseline's own epochs or stretched over ``epochs``.
+    """Return the dense network's schedule, over the baseline's own epochs or stretched over ``epochs``.
 
     - ``step``: by epoch, the rate times ``gamma`` from epoch ``int(milestone * epochs)`` on, never from epoch 0
       (a training of one epoch runs at the full rate). 160 epochs: 0.1, x0.1 at 80 and 120.
-    - ``cosine``: by step, ``cosmix(lr, 0, k / steps)``; as with ``CosineAnnealingLR``, 0 would be the step after the
-      last.
+    - ``cosine``: by step, ``cosmix(lr, 0, k / steps)``; as in ``CosineAnnealingLR``, the rate would be 0 one step
+      after the last.
     - ``clr``: by step, as PyTorch's ``OneCycleLR`` with 10 % warm-up from ``lr / 100``, ending at ``lr / 10000``;
-      the momentum goes 0.95, 0.85, 0.95 and the baseline's own is not used.
+      the momentum is cycled 0.95, 0.85, 0.95, and the baseline's is not used.
 
     Source: paper 001 (Network Pruning That Matters), section 1.2 (step) and Table 14 (CLR).
     """
@@ -83,23 +83,23 @@ def dense_schedule(baseline: Baseline, steps_per_epoch: int, epochs: int | None 
 
 
 def one_cycle(start: float, peak: float, end: float, warmup: float, steps: int) -> OneCycle:
-    """From ``start`` to ``peak`` in the first ``warmup`` share of ``steps``, then to ``end`` at the last step."""
+    """Return a curve from ``start`` to ``peak`` in the first ``warmup`` share of ``steps``, then to ``end``."""
     return OneCycle(start, peak, end, warmup * steps - 1, steps - 1)
 
 
 def momentum_cycle(warmup: float, steps: int) -> OneCycle:
-    """Momentum against the rate: 0.95, down to 0.85 at the end of the warm-up, back to 0.95."""
+    """Return a momentum curve inverse to the rate: 0.95, down to 0.85 at the end of the warm-up, back to 0.95."""
     return one_cycle(HIGHEST_CYCLED_MOMENTUM, LOWEST_CYCLED_MOMENTUM, HIGHEST_CYCLED_MOMENTUM, warmup, steps)
 
 
-def _dropped(lr: float, gamma: float, drops: int) -> float:
-    # One expression for every dropped rate: fine-tuning and a rewound tail are then equal to the last bit.
+def _decayed(lr: float, gamma: float, drops: int) -> float:
+    # One expression for every decayed rate, so that fine-tuning and a rewound schedule agree to the last bit.
     return lr * float(gamma**drops)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a retraining may use.
+    """The budget of a retraining.
 
     ``epochs``: of retraining, from 0; ``steps_per_epoch``: minibatches of one epoch; ``macs_ratio``: MACs of the dense
     network over those of the pruned one. Raises :class:`ScheduleError` on values out of range.
@@ -110,17 +110,17 @@ class Budget:
     macs_ratio: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_extent(self.epochs, self.steps_per_epoch)
+        _check_length(self.epochs, self.steps_per_epoch)
         if not (math.isfinite(self.macs_ratio) and self.macs_ratio > 0):
             raise ScheduleError(f"macs_ratio must be finite and above 0, found {self.macs_ratio}")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train, and at which rate and momentum.
+    """Duration, learning rate and momentum of a training.
 
     ``lr_at`` and ``momentum_at`` take the global step, 0 to ``steps - 1``, and are pure and picklable.
-    ``reset_weights``: training starts from newly initialised weights of the same architecture.
+    ``reset_weights``: training starts from newly initialised weights.
     Raises :class:`ScheduleError` for negative epochs or less than one step an epoch.
     """
 
@@ -131,11 +131,11 @@ class Schedule:
     reset_weights: bool = False
 
     def __post_init__(self) -> None:
-        _check_extent(self.epochs, self.steps_per_epoch)
+        _check_length(self.epochs, self.steps_per_epoch)
 
     @property
     def steps(self) -> int:
-        """Steps in all: ``epochs * steps_per_epoch``."""
+        """Total number of steps, ``epochs * steps_per_epoch``."""
         return self.epochs * self.steps_per_epoch
 
 
@@ -151,7 +151,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class EpochSteps:
-    """A rate multiplied by ``gamma`` at the beginning of each epoch in ``milestones`` (in increasing order)."""
+    """A rate multiplied by ``gamma`` at the start of each epoch in ``milestones`` (in increasing order)."""
 
     lr: float
     gamma: float
@@ -159,12 +159,12 @@ class EpochSteps:
     steps_per_epoch: int
 
     def __call__(self, step: int) -> float:
-        return _dropped(self.lr, self.gamma, bisect_right(self.milestones, step // self.steps_per_epoch))
+        return _decayed(self.lr, self.gamma, bisect_right(self.milestones, step // self.steps_per_epoch))
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """A rate falling along half a cosine to 0, which it would reach at ``steps``."""
+    """A rate that falls along half a cosine and would be 0 at ``steps``."""
 
     lr: float
     steps: int
@@ -175,10 +175,10 @@ class Cosine:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """From ``start`` to ``peak`` at ``peak_step`` (a fraction of a step is legal), then to ``end`` at ``last_step``.
+    """A curve from ``start`` to ``peak`` at ``peak_step`` (may be fractional), then to ``end`` at ``last_step``.
 
-    Both ways run along half a cosine, as in PyTorch's ``OneCycleLR``. Where the warm-up is no step long, the value
-    is already falling at step 0; where ``peak_step`` is 0, which PyTorch divides by, step 0 has the peak.
+    Both parts are half a cosine, as in PyTorch's ``OneCycleLR``. If the warm-up is shorter than a step, the value
+    falls from step 0 on; if ``peak_step`` is 0, by which PyTorch divides, step 0 has the peak.
     """
 
     start: float
@@ -196,7 +196,7 @@ class OneCycle:
 Curve = Constant | EpochSteps | Cosine | OneCycle
 
 
-def _check_extent(epochs: int, steps_per_epoch: int) -> None:
+def _check_length(epochs: int, steps_per_epoch: int) -> None:
     if epochs < 0:
         raise ScheduleError(f"epochs must be 0 or more, found {epochs}")
     if steps_per_epoch < 1:

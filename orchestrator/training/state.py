@@ -1,4 +1,4 @@
-"""What a training consists of between two epochs: taken down as plain tensors, and put back in place."""
+"""The state of a training between two epochs: saved as plain tensors and restored in place."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from torch import Tensor, nn
 
 from orchestrator.training.checkpoint import Checkpoint
 
+_HOOK = "companion"
+"""Prefix of a hook's tensors in a checkpoint; part of the file format."""
+
 Part = nn.Module | torch.optim.Optimizer | torch.Generator | Tensor | Sequence[Tensor]
 
 
 @dataclass(frozen=True)
-class Progress:
-    """A training between two epochs, and where its state is saved.
+class TrainingState:
+    """The objects whose state makes up a training, and the checkpoint that stores it.
 
-    ``hook``: what trains along; ``remembered``: dotted paths of its attributes that change while it trains
-    (`Method.training_state`).
+    ``hook_attributes``: dotted paths of the hook's attributes that change during training (`Method.training_state`).
     """
 
     checkpoint: Checkpoint
@@ -28,10 +30,10 @@ class Progress:
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     hook: object
-    remembered: tuple[str, ...]
+    hook_attributes: tuple[str, ...]
 
     def save(self, facts: Mapping[str, Any]) -> None:
-        """Write all of it, and ``facts``, which are plain JSON; not more often than a checkpoint is due."""
+        """Write the state and ``facts`` (plain JSON) if a checkpoint is due."""
         if not self.checkpoint.due:
             return
         parts, plain = self._parts()
@@ -42,26 +44,26 @@ class Progress:
         self.checkpoint.write(tensors, {**facts, "plain": plain})
 
     def restore(self) -> dict[str, Any] | None:
-        """Go back to what was saved, and return the facts; None, and nothing changes, where nothing fits."""
-        found = self.checkpoint.read()
-        if found is None:
+        """Restore the saved state and return its facts; return None and change nothing if none matches."""
+        saved = self.checkpoint.read()
+        if saved is None:
             return None
-        tensors, facts = found
+        tensors, facts = saved
         parts, plain = self._parts()
-        split: dict[str, dict[str, Tensor]] = {name: {} for name in (*parts, "random")}
+        by_part: dict[str, dict[str, Tensor]] = {name: {} for name in (*parts, "random")}
         for full, tensor in tensors.items():
             name, _, key = full.partition("/")
-            if name not in split:
+            if name not in by_part:
                 return None
-            split[name][key] = tensor
-        if facts.get("plain", {}).keys() != plain.keys() or not all(_fits(p, split[n]) for n, p in parts.items()):
+            by_part[name][key] = tensor
+        if facts.get("plain", {}).keys() != plain.keys() or not all(_matches(p, by_part[n]) for n, p in parts.items()):
             return None
         for name, part in parts.items():
-            _put_back(part, split[name])
+            _load(part, by_part[name])
         for path, value in facts["plain"].items():
             owner, _, name = path.rpartition(".")
             setattr(_at(self.hook, owner), name, value)
-        _set_random_states(split["random"], self._device)
+        _set_random_states(by_part["random"], self._device)
         return facts
 
     @property
@@ -69,13 +71,13 @@ class Progress:
         return next(self.model.parameters()).device
 
     def _parts(self) -> tuple[dict[str, Part], dict[str, Any]]:
-        """What holds tensors, by name, and the hook's plain values, by path."""
+        """Return the objects that hold tensors, by name, and the hook's plain values, by path."""
         parts: dict[str, Part] = {"model": self.model, "optimizer": self.optimizer, "generator": self.generator}
         plain: dict[str, Any] = {}
-        for path in self.remembered:
+        for path in self.hook_attributes:
             part = _at(self.hook, path)
             if isinstance(part, nn.Module | torch.optim.Optimizer | torch.Generator | Tensor | list):
-                parts[f"hook.{path}"] = part
+                parts[f"{_HOOK}.{path}"] = part
             else:
                 plain[path] = part
         return parts, plain
@@ -90,35 +92,35 @@ def _tensors(part: Part) -> dict[str, Tensor]:
         return {name: value for name, value in part.state_dict().items() if isinstance(value, Tensor)}
     if isinstance(part, torch.optim.Optimizer):
         return {
-            f"{place}.{key}": value
-            for place, parameter in enumerate(_parameters(part))
+            f"{index}.{key}": value
+            for index, parameter in enumerate(_parameters(part))
             for key, value in part.state[parameter].items()
             if isinstance(value, Tensor)
         }
     if isinstance(part, torch.Generator):
         return {"state": part.get_state()}
-    return {"": part} if isinstance(part, Tensor) else {str(place): tensor for place, tensor in enumerate(part)}
+    return {"": part} if isinstance(part, Tensor) else {str(index): tensor for index, tensor in enumerate(part)}
 
 
-def _fits(part: Part, found: Mapping[str, Tensor]) -> bool:
-    if isinstance(part, torch.optim.Optimizer):  # it has no state before its first step
-        return all(int(name.partition(".")[0]) < len(_parameters(part)) for name in found)
-    wanted = {name: (tensor.shape, tensor.dtype) for name, tensor in _tensors(part).items()}
-    return wanted == {name: (tensor.shape, tensor.dtype) for name, tensor in found.items()}
+def _matches(part: Part, saved: Mapping[str, Tensor]) -> bool:
+    if isinstance(part, torch.optim.Optimizer):  # has no state before its first step
+        return all(int(name.partition(".")[0]) < len(_parameters(part)) for name in saved)
+    expected = {name: (tensor.shape, tensor.dtype) for name, tensor in _tensors(part).items()}
+    return expected == {name: (tensor.shape, tensor.dtype) for name, tensor in saved.items()}
 
 
 @torch.no_grad()
-def _put_back(part: Part, found: Mapping[str, Tensor]) -> None:
+def _load(part: Part, saved: Mapping[str, Tensor]) -> None:
     if isinstance(part, torch.optim.Optimizer):
         parameters = _parameters(part)
-        for name, tensor in found.items():
-            place, _, key = name.partition(".")
-            part.state[parameters[int(place)]][key] = tensor
+        for name, tensor in saved.items():
+            index, _, key = name.partition(".")
+            part.state[parameters[int(index)]][key] = tensor
     elif isinstance(part, torch.Generator):
-        part.set_state(found["state"])
+        part.set_state(saved["state"])
     else:
         for name, tensor in _tensors(part).items():
-            tensor.copy_(found[name])
+            tensor.copy_(saved[name])
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -126,12 +128,12 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _random_states(device: torch.device) -> dict[str, Tensor]:
-    """Of the process-wide generators, which dropout draws from."""
-    found = {"cpu": torch.get_rng_state()}
-    return found | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else found
+    """Return the states of the process-wide generators, which dropout uses."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
 
 
-def _set_random_states(found: Mapping[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(found["cpu"])
+def _set_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
     if device.type == "cuda":
-        torch.cuda.set_rng_state(found["cuda"], device)
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,1 +1,1 @@
-"""One trial, from specification to record, without Ray and without MLflow."""
+"""Run one trial, from specification to record, without Ray and MLflow."""

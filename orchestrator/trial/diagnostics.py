@@ -1,4 +1,4 @@
-"""What was pruned: how the scores lie, and how much of the choice magnitude would have made too."""
+"""Diagnostics of a selection: the histogram of the scores and the overlap with magnitude pruning."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from orchestrator.surgery.selection import ChannelSelection, Selection
 _BINS = 40
 
 
-def analyse(scores: Scores, selection: Selection, network: nn.Module, task: PruneTask) -> dict[str, Any]:
-    """Plain JSON for the trial's record; ``network`` is the one that was pruned, as it was.
+def selection_diagnostics(scores: Scores, selection: Selection, network: nn.Module, task: PruneTask) -> dict[str, Any]:
+    """Return the diagnostics of a selection as plain JSON; ``network`` is the network before it was pruned.
 
     ``histogram``: counts of all scores in equal bins (of MaskConvNet's masks: paper 004, A.2). ``magnitude_overlap``:
-    by layer, the share of what stays that would stay too if each layer kept as many by its magnitude (by the l1 norm of
-    its filters, for channels; paper 002, section 5.3).
+    by layer, the share of the kept weights or channels that magnitude would keep too if it kept as many in each layer
+    (for channels: the l1 norm of the filters; paper 002, section 5.3).
     """
-    known = [group.name for group in task.groups] or [name for name, _ in prunable_weights(network)]
-    values = torch.cat([scores[name].detach().float().flatten().cpu() for name in known if name in scores])
+    names = [group.name for group in task.groups] or [name for name, _ in prunable_weights(network)]
+    values = torch.cat([scores[name].detach().float().flatten().cpu() for name in names if name in scores])
     return {"histogram": histogram(values), "magnitude_overlap": magnitude_overlap(selection, network, task)}
 
 
 def histogram(values: Tensor) -> dict[str, Any]:
-    """Counts of the finite values in equal bins from the lowest to the highest."""
+    """Count the finite values in equal bins from the lowest to the highest."""
     finite = values[values.isfinite()]
     if not len(finite):
         return {"low": None, "high": None, "counts": []}
@@ -37,14 +37,14 @@ def histogram(values: Tensor) -> dict[str, Any]:
 
 @torch.no_grad()
 def magnitude_overlap(selection: Selection, network: nn.Module, task: PruneTask) -> dict[str, float]:
-    """By layer or channel group, |kept and largest| / |kept|."""
+    """Return |kept and largest| / |kept| by layer or channel group."""
     if isinstance(selection, ChannelSelection):
-        found = {}
+        overlaps = {}
         for group in task.groups:
             kept = set(selection.kept.get(group.name, range(group.size)))
             order = filter_norms(network, group, power=1).argsort(descending=True).tolist()
-            found[group.name] = len(kept & set(order[: len(kept)])) / len(kept)
-        return found
+            overlaps[group.name] = len(kept & set(order[: len(kept)])) / len(kept)
+        return overlaps
     weights = dict(prunable_weights(network))
     shares = {}
     for name, mask in selection.masks.items():

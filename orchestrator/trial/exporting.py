@@ -1,4 +1,4 @@
-"""A trial's pruned network as an ONNX file or a `torch.export` program, checked against PyTorch's outputs."""
+"""Export a trial's pruned network to ONNX or `torch.export`, checked against PyTorch's outputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from orchestrator.surgery.serialization import DamagedModel, rebuild
 Format = Literal["onnx", "pt2"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 TOLERANCE = 1e-4
-"""Largest difference of two outputs, as a share of the largest output or of 1, whichever is more."""
+"""Largest accepted difference of two outputs, relative to the larger of 1 and the largest output."""
 
 _NEEDS: dict[Format, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}
 _IMAGES = 64
@@ -35,28 +35,28 @@ _IMAGES = 64
 Function = Callable[[Tensor], Tensor]
 
 
-class CannotExport(ValueError):
-    """A network that cannot be written in a format, or whose file computes something else."""
+class ExportError(ValueError):
+    """A network that cannot be exported, or whose file gives other outputs."""
 
 
 @dataclass(frozen=True)
-class Exported:
-    """A file that was checked. Latencies are of one image on this machine's CPU, interleaved."""
+class ExportedModel:
+    """A checked file, with its latency and PyTorch's for one image on this machine's CPU, measured interleaved."""
 
     path: Path
     difference: float
-    """Largest absolute difference of any output to PyTorch's."""
+    """Largest absolute difference of any output from PyTorch's."""
     images: str
-    """What the outputs were compared on."""
+    """Description of the images on which the outputs were compared."""
     exported: Timing
     pytorch: Timing
 
 
-def export_trial(folder: Path, data: Choice, form: str) -> Exported:
-    """Write ``model.onnx`` or ``model.pt2`` beside the saved network of a trial; any batch size may be given to it.
+def export_trial(folder: Path, data: Choice, form: str) -> ExportedModel:
+    """Write ``model.onnx`` or ``model.pt2``, of any batch size, beside the saved network of a trial.
 
-    The file appears once it computes what PyTorch computes, within `TOLERANCE`, for ``data``'s first test images (for
-    random ones where the set is not at hand), one at a time and many.
+    The file is put in place after its outputs equalled PyTorch's within `TOLERANCE` for the first test images of
+    ``data`` (for random images if the set is not available), as a batch and as a single image.
 
     Args:
         folder: the trial's folder, with ``model.safetensors`` and ``cut.json``.
@@ -64,47 +64,49 @@ def export_trial(folder: Path, data: Choice, form: str) -> Exported:
         form: one of `FORMATS`.
 
     Raises:
-        CannotExport: an unknown format, a missing package or network, an operation that the format has no word for, or
-            outputs that differ.
+        ExportError: an unknown format, a missing package or network, an operation that the format does not support,
+            or outputs that differ.
     """
     if form not in FORMATS:
-        raise CannotExport(f"--format: must be {' or '.join(FORMATS)}, found {form!r}")
+        raise ExportError(f"--format: must be {' or '.join(FORMATS)}, found {form!r}")
     missing = [package for package in _NEEDS[form] if importlib.util.find_spec(package) is None]
     if missing:
-        raise CannotExport(
+        raise ExportError(
             f"--format {form}: needs {', '.join(missing)}, not installed here: pip install 'prunesweep[export]'"
         )
-    network, example = _saved(folder)
-    images, what = _images(data, example)
-    return export(network, images, folder / f"model.{form}", form, what)
+    network, example = _load_network(folder)
+    images, description = _images(data, example)
+    return export(network, images, folder / f"model.{form}", form, description)
 
 
-def export(network: nn.Module, images: Tensor, path: Path, form: Format, what: str = "the images given") -> Exported:
-    """Write a network that takes ``images`` (N x C x H x W, on the CPU), checked on them.
+def export(
+    network: nn.Module, images: Tensor, path: Path, form: Format, description: str = "the images given"
+) -> ExportedModel:
+    """Write a network to ``path``, checked on ``images`` (N x C x H x W, on the CPU).
 
     Raises:
-        CannotExport: see `export_trial`.
+        ExportError: see `export_trial`.
     """
     network.eval()
-    # Of one image the exporters would conclude that there is always one.
+    # From a batch of one image the exporters would infer that the batch size is always 1.
     example = images[:1].contiguous().repeat(2, 1, 1, 1)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as drafts:
         draft = Path(drafts) / path.name
         try:
             with warnings.catch_warnings():
-                # The exporters warn of their own imports; what goes wrong they raise.
+                # The exporters warn about their own imports; errors are raised.
                 warnings.simplefilter("ignore")
                 loaded = (_onnx if form == "onnx" else _pt2)(network, example, draft)
                 difference = max(_difference(network, loaded, batch) for batch in (images, images[:1]))
-        except CannotExport as error:
-            raise CannotExport(f"{path}: {error}") from None
-        except Exception as error:  # the exporters raise errors of many kinds
+        except ExportError as error:
+            raise ExportError(f"{path}: {error}") from None
+        except Exception as error:  # the exporters raise many types
             reason = next((line for line in str(error).splitlines() if line.strip()), "")
-            raise CannotExport(f"{path}: cannot be written: {type(error).__name__}: {reason}") from error
+            raise ExportError(f"{path}: cannot be written: {type(error).__name__}: {reason}") from error
         os.replace(draft, path)
-    # The stopwatch leaves a network in a layout and a mode of its own.
+    # Measuring changes a network's memory format and mode.
     timings = measure({"exported": _Module(loaded), "pytorch": copy.deepcopy(network)}, images[:1])
-    return Exported(path, difference, what, timings["exported"], timings["pytorch"])
+    return ExportedModel(path, difference, description, timings["exported"], timings["pytorch"])
 
 
 def _onnx(network: nn.Module, example: Tensor, path: Path) -> Function:
@@ -139,11 +141,11 @@ def _pt2(network: nn.Module, example: Tensor, path: Path) -> Function:
 
 
 class _Module(nn.Module):
-    """What the stopwatch takes: an exported program cannot be put in evaluation mode, it is in no other."""
+    """A module that can be measured: an exported program has no evaluation mode to switch to."""
 
     def __init__(self, function: Function) -> None:
         super().__init__()
-        self._function = (function,)  # in a tuple, where torch does not look for submodules
+        self._function = (function,)  # in a tuple, so that torch does not register it as a submodule
 
     def forward(self, images: Tensor) -> Tensor:
         return self._function[0](images)
@@ -151,19 +153,19 @@ class _Module(nn.Module):
 
 @torch.inference_mode()
 def _difference(network: nn.Module, loaded: Function, images: Tensor) -> float:
-    ours: Tensor = network(images)
-    theirs = loaded(images)
-    if theirs.shape != ours.shape:
-        raise CannotExport(f"gives outputs of shape {tuple(theirs.shape)}, PyTorch {tuple(ours.shape)}")
-    difference = float((theirs - ours).abs().max())
-    allowed = TOLERANCE * max(1.0, float(ours.abs().max()))
+    expected: Tensor = network(images)
+    outputs = loaded(images)
+    if outputs.shape != expected.shape:
+        raise ExportError(f"gives outputs of shape {tuple(outputs.shape)}, PyTorch {tuple(expected.shape)}")
+    difference = float((outputs - expected).abs().max())
+    allowed = TOLERANCE * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:
-        raise CannotExport(f"its outputs differ from PyTorch's by {difference:.2g}, more than {allowed:.2g}")
+        raise ExportError(f"its outputs differ from PyTorch's by {difference:.2g}, more than {allowed:.2g}")
     return difference
 
 
-def _saved(folder: Path) -> tuple[nn.Module, Tensor]:
-    """The network in a trial's folder, on the CPU, and one empty image."""
+def _load_network(folder: Path) -> tuple[nn.Module, Tensor]:
+    """Load the network of a trial's folder on the CPU; return it with one blank image."""
     try:
         facts = json.loads((folder / "cut.json").read_text(encoding="utf-8"))
         shape, choice = facts["shape"], facts["model"]
@@ -171,12 +173,13 @@ def _saved(folder: Path) -> tuple[nn.Module, Tensor]:
         dense = build(choice["name"], choice["params"], **shape)
         return rebuild(dense, example, folder), example
     except FileNotFoundError:
-        raise CannotExport(f"{folder / 'cut.json'}: no network was saved") from None
+        raise ExportError(f"{folder / 'cut.json'}: no network was saved") from None
     except (KeyError, ValueError, DamagedModel, ModelError, UnknownName) as error:
-        raise CannotExport(f"{folder}: the saved network cannot be built: {error}") from error
+        raise ExportError(f"{folder}: the saved network cannot be built: {error}") from error
 
 
 def _images(data: Choice, example: Tensor) -> tuple[Tensor, str]:
+    """Return images to compare outputs on, and their description."""
     params = {name: value for name, value in data.params.items() if name != "fingerprint"}
     try:
         opened = open_data(data.name, params, device=torch.device("cpu"))

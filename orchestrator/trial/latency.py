@@ -1,4 +1,4 @@
-"""The latency of a finished trial's network, beside that of the dense one, on this machine."""
+"""Measure the latency of a finished trial's network and of the dense network on this machine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ BATCH_SIZE = 1
 
 
 def measure_saved(folder: Path, device: str, threads: int) -> dict[str, float]:
-    """Time the network saved in a trial's folder and the dense one, in one interleaved run.
+    """Measure the network saved in a trial's folder and the dense network, interleaved; return the latency metrics.
 
-    Returns the latency metrics of the contract, in milliseconds for one image. Networks with single weights set to
-    zero compute what the dense one does: their latency is the dense one's, and no speed-up is claimed.
+    Latencies are in milliseconds for one image. Setting single weights to zero saves no computation: the latency of
+    such a network is the dense one's, and no speed-up is claimed.
     """
     reset_process(0, threads)
     facts = json.loads((folder / "cut.json").read_text())
@@ -29,8 +29,8 @@ def measure_saved(folder: Path, device: str, threads: int) -> dict[str, float]:
     networks = {"dense": build_model(choice["name"], choice["params"], **build)}
     if facts["kept"] is not None:
         networks["pruned"] = rebuild(build_model(choice["name"], choice["params"], **build), example, folder)
-    found = measure({name: network.to(device) for name, network in networks.items()}, example.to(device))
-    dense, pruned = found["dense"], found.get("pruned", found["dense"])
+    timings = measure({name: network.to(device) for name, network in networks.items()}, example.to(device))
+    dense, pruned = timings["dense"], timings.get("pruned", timings["dense"])
     return {
         "latency_ms": pruned.median,
         "latency_ms_std": pruned.std,

@@ -1,4 +1,4 @@
-"""Where and with what a trial ran: device, versions, commit."""
+"""Provenance of a trial: device, package versions, commit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 
 def device_name(device: str) -> str:
+    """Return the model name of the GPU, or of the processor for other devices."""
     if device.startswith("cuda") and torch.cuda.is_available():
         return str(torch.cuda.get_device_name(torch.device(device)))
     return _processor()
@@ -30,12 +31,12 @@ def _processor() -> str:
 
 @cache
 def commit() -> str:
-    """The commit of the package's checkout, or nothing where it is installed."""
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
+    """Return the commit of the package's checkout; an empty string if there is no checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
         return ""
     try:
-        command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
@@ -43,10 +44,11 @@ def commit() -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the packages that may change a result."""
+    installed = {"python": platform.python_version()}
     for package in ("prunesweep", "torch", "torchvision", "torch-pruning", "ray", "mlflow"):
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

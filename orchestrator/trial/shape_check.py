@@ -1,4 +1,4 @@
-"""Whether a network takes the images of its data, found without training it."""
+"""Check that a network accepts the images of its data, without training it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from orchestrator.data.shapes import Shape, shape_of
 from orchestrator.models.build import ModelError, build, instantiate
 from orchestrator.spec.trial import TrialSpec
 
-_PHOTOGRAPHS = 128
-"""Pixels a side from which networks are so large that the meta device, with a second of imports, is the quicker one."""
+_META_SIZE = 128
+"""Edge in pixels from which the meta device, which takes a second to import, is faster than the CPU."""
 
 
-def refusal(spec: TrialSpec) -> str | None:
-    """Why the network cannot take the data's images, in one line; None where it can, or where nobody can tell.
+def shape_error(spec: TrialSpec) -> str | None:
+    """Return in one line why the network does not accept the data's images; None if it does or the data cannot be read.
 
-    One for photographs is built without memory on torch's meta device, where it can be; others on the CPU.
+    Networks for large images are tried on torch's meta device, without memory, others and those that fail on the CPU.
     """
     try:
         shape = shape_of(spec.data.name, spec.data.params)
     except Exception:
-        # Images that cannot be opened are their trials' failure, with a reason of their own.
+        # Trials whose images cannot be opened fail with a message of their own.
         return None
-    if shape.size >= _PHOTOGRAPHS:
+    if shape.size >= _META_SIZE:
         with suppress(Exception), torch.device("meta"), torch.no_grad():
             instantiate(spec.model.name, spec.model.params, **asdict(shape)).eval()(_image(shape))
             return None
@@ -34,8 +34,8 @@ def refusal(spec: TrialSpec) -> str | None:
             build(spec.model.name, spec.model.params, **asdict(shape)).eval()(_image(shape))
     except Exception as problem:
         line = next((line.strip() for line in str(problem).splitlines() if line.strip()), "")
-        told = line if isinstance(problem, ModelError) else f"{type(problem).__name__}: {line}"
-        return f"the {shape.size}x{shape.size} images of {spec.data.name!r}: {told[:300]}"
+        reason = line if isinstance(problem, ModelError) else f"{type(problem).__name__}: {line}"
+        return f"the {shape.size}x{shape.size} images of {spec.data.name!r}: {reason[:300]}"
     return None
 
 

@@ -23,7 +23,7 @@ from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.loop import Batch, Recipe, accuracy, steps_per_epoch, train
 from orchestrator.training.rng import generator_for
 from orchestrator.trial.context import Context
-from orchestrator.trial.diagnostics import analyse
+from orchestrator.trial.diagnostics import selection_diagnostics
 from orchestrator.trial.stage_cache import StageOutput, once, state_of
 
 
@@ -165,7 +165,7 @@ def prune(context: Context) -> Pruned:
     if spec.target.steps:
         scores, task = _for_step(scores, task, network, dense, context)
     selection = method.compensate(network, task, method.select_from(scores, task))
-    analysis = analyse(scores, selection, network, task)
+    analysis = selection_diagnostics(scores, selection, network, task)
     kept = None
     if isinstance(selection, ChannelSelection):
         kept = _composed(before or {}, selection)

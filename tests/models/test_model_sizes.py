@@ -38,7 +38,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def chain_macs(widths: list[int], maps: list[int]) -> int:
-    """Return the MACs of a chain of 3x3 convolutions on three-channel images; ``maps`` are the edges of their outputs."""
+    """Return the MACs of a chain of 3x3 convolutions on three-channel images; ``maps`` are edges of their outputs."""
     inputs = [3, *widths[:-1]]
     return sum(9 * i * o * m * m for i, o, m in zip(inputs, widths, maps, strict=True))
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a training that was interrupted goes on to the very result it would have had."""
+"""Checkpoints: an interrupted training resumes with the result of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from orchestrator.training.rng import generator_for
 from orchestrator.training.schedule import dense_schedule
 
 EPOCHS = 4
-REMEMBERING = [name for name in METHODS.names() if METHODS.load(name).training_state is not None]
+RESUMABLE = [name for name in METHODS.names() if METHODS.load(name).training_state is not None]
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ class Killed(Exception):
 
 
 class Report:
-    """Keeps the rows, and dies after the given epoch."""
+    """Collects the rows and raises after the given epoch."""
 
     def __init__(self, dies_after: int | None = None) -> None:
         self.rows: list[EpochRow] = []
@@ -52,7 +52,7 @@ class Report:
 
 
 class Dropping(nn.Module):
-    """Draws from the process-wide generator, keeps running statistics, has kernels for channels_last."""
+    """A network that draws from the process-wide generator, has running statistics and channels_last kernels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,10 +80,10 @@ DATA = replace(images(), augment="crop_flip")
 
 
 def run(
-    model: nn.Module, checkpoint: Checkpoint | None, report: Report, how: Recipe, hook: Any = None
+    model: nn.Module, checkpoint: Checkpoint | None, report: Report, recipe: Recipe, hook: Any = None
 ) -> list[EpochRow]:
     return train(
-        model, DATA, how, stage="test", generator=generator_for(0, "test"), report=report, hook=hook,
+        model, DATA, recipe, stage="test", generator=generator_for(0, "test"), report=report, hook=hook,
         checkpoint=checkpoint,
     )  # fmt: skip
 
@@ -92,28 +92,28 @@ def timeless(rows: list[EpochRow]) -> list[EpochRow]:
     return [row.model_copy(update={"seconds": 0.0}) for row in rows]
 
 
-def assert_equal(one: nn.Module, two: nn.Module) -> None:
-    assert one.state_dict().keys() == two.state_dict().keys()
-    for name, tensor in one.state_dict().items():
-        assert torch.equal(tensor, two.state_dict()[name]), name
+def assert_equal(first: nn.Module, second: nn.Module) -> None:
+    assert first.state_dict().keys() == second.state_dict().keys()
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
 
 
 @pytest.mark.parametrize("dies_after", [0, 2])
 @pytest.mark.parametrize("how", [recipe(), recipe(nesterov=True), recipe(optimizer="adam")])
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path, how: Recipe, dies_after: int) -> None:
     whole = dropping()
-    wanted = run(whole, None, Report(), how)
+    expected = run(whole, None, Report(), how)
     with pytest.raises(Killed):
         run(dropping(), Checkpoint(tmp_path / "c", {}), Report(dies_after), how)
-    torch.manual_seed(99)  # another process draws otherwise
-    going_on, report = dropping(), Report()
-    rows = run(going_on, Checkpoint(tmp_path / "c", {}), report, how)
-    assert_equal(whole, going_on)
-    assert timeless(rows) == timeless(wanted)
-    assert report.rows == rows  # those before the interruption, too
+    torch.manual_seed(99)  # another process draws other numbers
+    resumed, report = dropping(), Report()
+    rows = run(resumed, Checkpoint(tmp_path / "c", {}), report, how)
+    assert_equal(whole, resumed)
+    assert timeless(rows) == timeless(expected)
+    assert report.rows == rows  # including those before the interruption
 
 
-def test_it_goes_on_and_does_not_start_over(tmp_path: Path) -> None:
+def test_epochs_before_the_interruption_are_not_repeated(tmp_path: Path) -> None:
     first = Report(dies_after=2)
     with pytest.raises(Killed):
         run(dropping(), Checkpoint(tmp_path / "c", {}), first, recipe())
@@ -121,39 +121,39 @@ def test_it_goes_on_and_does_not_start_over(tmp_path: Path) -> None:
     assert [row.seconds for row in rows[:3]] == [row.seconds for row in first.rows]
 
 
-@pytest.mark.parametrize("name", REMEMBERING)
-def test_a_method_s_training_goes_on_with_its_gates(tmp_path: Path, name: str) -> None:
-    kind = METHODS.load(name)
+@pytest.mark.parametrize("name", RESUMABLE)
+def test_a_method_s_state_is_restored(tmp_path: Path, name: str) -> None:
+    method_class = METHODS.load(name)
 
     def prepared() -> tuple[nn.Module, Method]:
-        model, method = network("residual"), kind()
-        task = task_for(model, kind.granularities[0])
+        model, method = network("residual"), method_class()
+        task = task_for(model, method_class.granularities[0])
         method.prepare(model, replace(task, steps=EPOCHS * 5))
         return model, method
 
-    def ended(model: nn.Module, method: Any) -> dict[str, Tensor]:
-        scores = method.scores(model, task_for(model, kind.granularities[0]))
+    def finish(model: nn.Module, method: Any) -> dict[str, Tensor]:
+        scores = method.scores(model, task_for(model, method_class.granularities[0]))
         method.finish(model)
         return dict(scores)
 
     whole, method = prepared()
-    wanted = run(whole, None, Report(), recipe(), method)
-    wanted_scores = ended(whole, method)
+    expected = run(whole, None, Report(), recipe(), method)
+    expected_scores = finish(whole, method)
     model, method = prepared()
     with pytest.raises(Killed):
         run(model, Checkpoint(tmp_path, {}), Report(1), recipe(), method)
     model, method = prepared()
     rows = run(model, Checkpoint(tmp_path, {}), Report(), recipe(), method)
-    scores = ended(model, method)
-    assert timeless(rows) == timeless(wanted)
+    scores = finish(model, method)
+    assert timeless(rows) == timeless(expected)
     assert len([row for row in rows if row.epoch < 2]) == 2
     assert_equal(whole, model)
-    assert scores.keys() == wanted_scores.keys()
-    assert all(torch.equal(scores[key], wanted_scores[key]) for key in scores)
+    assert scores.keys() == expected_scores.keys()
+    assert all(torch.equal(scores[key], expected_scores[key]) for key in scores)
 
 
 def test_the_other_methods_start_over(tmp_path: Path) -> None:
-    """What they remember is not saved: a network without its method would be another result."""
+    """Their state is not saved, and a network without its method's state would give another result."""
     model = network("chain")
     method = METHODS.load("autoprune")()
     assert method.training_state is None
@@ -192,14 +192,14 @@ def another_index(folder: Path) -> None:
 @pytest.mark.parametrize("damage", [truncated, flipped, without_tensors, half_an_index, another_index])
 def test_a_damaged_checkpoint_is_ignored(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     whole = dropping()
-    wanted = run(whole, None, Report(), recipe())
+    expected = run(whole, None, Report(), recipe())
     with pytest.raises(Killed):
         run(dropping(), Checkpoint(tmp_path, {}), Report(1), recipe())
     damage(tmp_path)
     again = dropping()
     rows = run(again, Checkpoint(tmp_path, {}), Report(), recipe())
     assert_equal(whole, again)
-    assert timeless(rows) == timeless(wanted)
+    assert timeless(rows) == timeless(expected)
 
 
 @pytest.mark.parametrize("other", [recipe(schedule=dense_schedule(Baseline(epochs=6, lr=0.05), 5)), recipe()])
@@ -223,9 +223,7 @@ def test_a_checkpoint_of_another_shape_changes_nothing(tmp_path: Path) -> None:
     assert_equal(whole, again)
 
 
-def test_a_write_that_was_cut_short_leaves_the_checkpoint_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_write_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = Checkpoint(tmp_path, {"of": "this"})
     checkpoint.write({"a": torch.arange(3)}, {"step": 1})
 
@@ -237,16 +235,16 @@ def test_a_write_that_was_cut_short_leaves_the_checkpoint_before(
         patched.setattr(checkpoints, "save_file", cut_short)
         with pytest.raises(Killed):
             checkpoint.write({"a": torch.arange(4)}, {"step": 2})
-    found = Checkpoint(tmp_path, {"of": "this"}).read()
-    assert found is not None
-    assert (found[0]["a"].tolist(), found[1]) == ([0, 1, 2], {"step": 1})
+    saved = Checkpoint(tmp_path, {"of": "this"}).read()
+    assert saved is not None
+    assert (saved[0]["a"].tolist(), saved[1]) == ([0, 1, 2], {"step": 1})
     checkpoint.write({"a": torch.arange(5)}, {"step": 3})
-    assert len(list(tmp_path.iterdir())) == 2  # what was cut short is gone
+    assert len(list(tmp_path.iterdir())) == 2  # the interrupted file is removed
     checkpoint.remove()
     assert not tmp_path.exists()
 
 
-def test_layouts_and_types_come_back_as_they_were(tmp_path: Path) -> None:
+def test_layouts_and_types_are_restored(tmp_path: Path) -> None:
     tensors = {
         "last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
         "turned": torch.randn(3, 4).T,
@@ -256,11 +254,11 @@ def test_layouts_and_types_come_back_as_they_were(tmp_path: Path) -> None:
         "half": torch.randn(3).bfloat16(),
     }
     Checkpoint(tmp_path, {}).write(tensors, {})
-    found = Checkpoint(tmp_path, {}).read()
-    assert found is not None
+    saved = Checkpoint(tmp_path, {}).read()
+    assert saved is not None
     for name, tensor in tensors.items():
-        assert torch.equal(found[0][name], tensor)
-        assert (found[0][name].stride(), found[0][name].dtype) == (tensor.stride(), tensor.dtype)
+        assert torch.equal(saved[0][name], tensor)
+        assert (saved[0][name].stride(), saved[0][name].dtype) == (tensor.stride(), tensor.dtype)
 
 
 def test_a_failure_to_write_is_a_warning(tmp_path: Path) -> None:

@@ -30,14 +30,14 @@ def torch_one_cycle(peak: float, warmup: float, div: float, steps: int) -> list[
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=peak, total_steps=steps, pct_start=warmup, div_factor=div, final_div_factor=100
     )
-    found = []
+    values = []
     for step in range(steps):
         group = optimizer.param_groups[0]
-        found.append((float(group["lr"]), float(group["momentum"])))
+        values.append((float(group["lr"]), float(group["momentum"])))
         optimizer.step()
         if step < steps - 1:
             scheduler.step()
-    return found
+    return values
 
 
 def test_cosmix_runs_from_a_to_b() -> None:
@@ -115,13 +115,13 @@ def test_lowest_rate_is_the_last_of_the_equivalent_step_schedule() -> None:
     assert lowest_lr(step) == dense_schedule(step, 10).lr_at(1599)
     assert lowest_lr(Baseline(milestones=[0.3, 0.6, 0.8], gamma=0.2)) == pytest.approx(0.0008, rel=1e-12)
     assert lowest_lr(Baseline(schedule="clr")) == lowest_lr(step)
-    # Milestones belong to the step schedule: they do not move the rates of another.
+    # Milestones belong to the step schedule and do not change the rates of another.
     assert lowest_lr(Baseline(schedule="cosine", milestones=[])) == lowest_lr(step)
 
 
-@pytest.mark.parametrize("kind", ["step", "cosine", "clr"])
-def test_no_epochs_is_an_empty_schedule_that_pickles(kind: str) -> None:
-    schedule = dense_schedule(Baseline.model_validate({"epochs": 0, "schedule": kind}), 10)
+@pytest.mark.parametrize("schedule_name", ["step", "cosine", "clr"])
+def test_no_epochs_is_an_empty_schedule_that_pickles(schedule_name: str) -> None:
+    schedule = dense_schedule(Baseline.model_validate({"epochs": 0, "schedule": schedule_name}), 10)
     assert schedule.steps == 0
     assert pickle.loads(pickle.dumps(schedule)) == schedule
 

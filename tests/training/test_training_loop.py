@@ -1,4 +1,4 @@
-"""The loop: what it promises to those who train along."""
+"""The training loop's guarantees to its hooks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.training.schedule import Constant, Schedule
 
 
 class Pull:
-    """A hook with a penalty of a gradient far above any clip, and a parameter of its own."""
+    """A hook with a parameter of its own and a penalty whose gradient is far above any clip."""
 
     task_loss_weight = 1.0
     training_state = ()
@@ -37,22 +37,22 @@ class Pull:
         pass
 
 
-def moved(gradient_clip: float | None) -> float:
-    """Norm of all that one step of SGD at a rate of 1 changes: that of its gradient."""
+def gradient_norm(gradient_clip: float | None) -> float:
+    """Return the norm of the change of all parameters in one SGD step at rate 1, that is of the gradient."""
     model, hook = network("chain"), Pull(gradient_clip)
     parameters = [*model.parameters(), hook.own]
     before = torch.cat([p.detach().flatten().clone() for p in parameters])
     recipe = Recipe(Schedule(1, 1, Constant(1.0), Constant(0.0)), batch_size=96, weight_decay=0.0)
     generator = generator_for(0, "test")
-    train(model, images(), recipe, stage="test", generator=generator, report=print_nothing, hook=hook)
+    train(model, images(), recipe, stage="test", generator=generator, report=ignore, hook=hook)
     return float((torch.cat([p.detach().flatten() for p in parameters]) - before).norm())
 
 
-def print_nothing(row: object, epochs: int) -> None:
+def ignore(row: object, epochs: int) -> None:
     pass
 
 
 def test_gradients_are_clipped_to_a_norm_over_all_that_is_trained() -> None:
-    assert moved(None) > 1e4
-    assert moved(0.5) == pytest.approx(0.5, rel=1e-4)
-    assert moved(1e9) == moved(None)
+    assert gradient_norm(None) > 1e4
+    assert gradient_norm(0.5) == pytest.approx(0.5, rel=1e-4)
+    assert gradient_norm(1e9) == gradient_norm(None)

@@ -1,4 +1,4 @@
-"""An exported network computes what the cut network computes, for any number of images, and says so."""
+"""An exported network gives the outputs of the cut network, for any number of images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.surgery.selection import ChannelSelection
 from orchestrator.sweep.space.resolve import resolve
 from orchestrator.testing.networks import CHANNELS, SIZE, network
 from orchestrator.trial import exporting
-from orchestrator.trial.exporting import TOLERANCE, CannotExport, export
+from orchestrator.trial.exporting import TOLERANCE, ExportError, export
 from orchestrator.trial.run import run_trial
 
 
@@ -39,30 +39,30 @@ def test_cut_networks_agree(kind: str, form: exporting.Format, tmp_path: Path) -
         pytest.importorskip("onnxscript", reason="needs the optional packages of `export`")
         onnxruntime = pytest.importorskip("onnxruntime", reason="needs the optional packages of `export`")
     pruned = _halved(kind)
-    found = export(pruned, _images(8), tmp_path / f"model.{form}", form)
-    assert found.difference <= 1e-4
-    assert found.exported.median > 0
-    assert found.pytorch.median > 0
+    exported = export(pruned, _images(8), tmp_path / f"model.{form}", form)
+    assert exported.difference <= 1e-4
+    assert exported.exported.median > 0
+    assert exported.pytorch.median > 0
     assert [path.name for path in tmp_path.iterdir()] == [f"model.{form}"]
     others = _images(5)  # neither the batch size nor the images of the check
     if form == "pt2":
-        given = torch.export.load(found.path).module()(others)
+        outputs = torch.export.load(exported.path).module()(others)
     else:
-        session = onnxruntime.InferenceSession(found.path)
+        session = onnxruntime.InferenceSession(exported.path)
         assert session.get_inputs()[0].shape == ["batch", CHANNELS, SIZE, SIZE]
-        given = torch.from_numpy(session.run(None, {"images": others.numpy()})[0])
-    torch.testing.assert_close(given, pruned.eval()(others), atol=1e-4, rtol=0)
+        outputs = torch.from_numpy(session.run(None, {"images": others.numpy()})[0])
+    torch.testing.assert_close(outputs, pruned.eval()(others), atol=1e-4, rtol=0)
 
 
-def test_a_file_that_computes_something_else_does_not_appear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_other_outputs_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = exporting._pt2
 
-    def rotten(model: nn.Module, example: Tensor, path: Path) -> exporting.Function:
+    def wrong(model: nn.Module, example: Tensor, path: Path) -> exporting.Function:
         loaded = write(model, example, path)
         return lambda images: loaded(images) + 10 * TOLERANCE
 
-    monkeypatch.setattr(exporting, "_pt2", rotten)
-    with pytest.raises(CannotExport, match=r"model\.pt2: its outputs differ from PyTorch's by 0\.001, more than"):
+    monkeypatch.setattr(exporting, "_pt2", wrong)
+    with pytest.raises(ExportError, match=r"model\.pt2: its outputs differ from PyTorch's by 0\.001, more than"):
         export(_halved("chain"), _images(4), tmp_path / "model.pt2", "pt2")
     assert not list(tmp_path.iterdir())
 
@@ -73,14 +73,14 @@ class _Counting(nn.Module):
 
 
 def test_a_network_that_cannot_be_traced_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CannotExport, match=r"model\.pt2: cannot be written"):
+    with pytest.raises(ExportError, match=r"model\.pt2: cannot be written"):
         export(_Counting(), _images(4), tmp_path / "model.pt2", "pt2")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """A store with a sweep of one trial that is done, and one that failed: folder and ids."""
+    """Return the folder of a store with a finished and a failed trial of one sweep, and their ids."""
     from orchestrator.records.records import write_result
 
     out = tmp_path_factory.mktemp("store")
@@ -120,13 +120,11 @@ def test_the_command_exports_a_trial(store: tuple[Path, str, str]) -> None:
         (["t", "{done}", "--format", "pt2"], "no sweep 't'"),
     ],
 )
-def test_what_cannot_be_exported_is_one_message(
-    arguments: list[str], message: str, store: tuple[Path, str, str]
-) -> None:
+def test_an_error_is_one_message(arguments: list[str], message: str, store: tuple[Path, str, str]) -> None:
     out, done, failed = store
     names = {"done": done, "failed": failed, "near": done[:-1] + "x"}
-    given = [argument.format(**names) for argument in arguments]
-    result = CliRunner().invoke(app, ["export", *given, "--out", str(out)])
+    filled = [argument.format(**names) for argument in arguments]
+    result = CliRunner().invoke(app, ["export", *filled, "--out", str(out)])
     assert result.exit_code == 2, result.output
     assert len(result.output.strip().splitlines()) == 1, result.output
     assert message.format(**names) in result.output
@@ -140,15 +138,15 @@ def test_a_missing_package_is_named(store: tuple[Path, str, str], monkeypatch: p
     assert "needs onnx_of_nowhere, not installed here: pip install 'prunesweep[export]'" in result.output
 
 
-def test_a_network_that_is_not_whole_is_refused(store: tuple[Path, str, str], tmp_path: Path) -> None:
+def test_a_damaged_network_is_refused(store: tuple[Path, str, str], tmp_path: Path) -> None:
     out, done, _ = store
     folder = tmp_path / "trial"
     folder.mkdir()
     data = resolve({"model": "lenet5", "data": "digits", "method": "random", "target": {"sparsity": 0.5}}).data
-    with pytest.raises(CannotExport, match=r"cut\.json: no network was saved"):
+    with pytest.raises(ExportError, match=r"cut\.json: no network was saved"):
         exporting.export_trial(folder, data, "pt2")
     saved = out / "s" / "trials" / done
     (folder / "cut.json").write_bytes((saved / "cut.json").read_bytes())
     (folder / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes()[:-8])
-    with pytest.raises(CannotExport, match=r"cannot be built: .*not the file that"):
+    with pytest.raises(ExportError, match=r"cannot be built: .*not the file that"):
         exporting.export_trial(folder, data, "pt2")

@@ -1,4 +1,4 @@
-"""Trials and stages whose process was killed: they go on from the last epoch, to the same record."""
+"""Trials and stages whose process was killed resume from the last epoch and give the same record."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def _every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Killed(BaseException):
-    """As a signal would come: nothing that handles errors handles it."""
+    """Stands for a signal: no error handler catches it."""
 
 
-def dying_in(stage: str, epoch: int) -> Any:
+def killed_in(stage: str, epoch: int) -> Any:
     def report(row: EpochRow, epochs: int) -> None:
         if (row.stage, row.epoch) == (stage, epoch):
             raise Killed
@@ -45,12 +45,12 @@ def dying_in(stage: str, epoch: int) -> Any:
     return report
 
 
-def same(one: TrialResult, two: TrialResult) -> bool:
-    rows = [[row.model_copy(update={"seconds": 0.0}) for row in result.epochs] for result in (one, two)]
-    return (one.metrics, one.layers, one.analysis, rows[0]) == (two.metrics, two.layers, two.analysis, rows[1])
+def same(a: TrialResult, b: TrialResult) -> bool:
+    rows = [[row.model_copy(update={"seconds": 0.0}) for row in result.epochs] for result in (a, b)]
+    return (a.metrics, a.layers, a.analysis, rows[0]) == (b.metrics, b.layers, b.analysis, rows[1])
 
 
-def left_over(out: Path) -> list[Path]:
+def checkpoints_in(out: Path) -> list[Path]:
     return [*out.glob("cache/*/.*-checkpoint"), *out.glob("*/trials/*/.checkpoint")]
 
 
@@ -72,29 +72,29 @@ def test_an_interrupted_trial_has_the_record_of_an_uninterrupted_one(
     assert whole.status == "done", whole.error
     broken = Workspace(tmp_path / "broken", "s")
     with pytest.raises(Killed):
-        run_trial(spec, broken, dying_in(stage, 1))
-    assert len(left_over(broken.out)) == 1
-    heard: list[EpochRow] = []
-    again = run_trial(spec, broken, lambda row, epochs: heard.append(row))
+        run_trial(spec, broken, killed_in(stage, 1))
+    assert len(checkpoints_in(broken.out)) == 1
+    reported: list[EpochRow] = []
+    again = run_trial(spec, broken, lambda row, epochs: reported.append(row))
     assert same(whole, again)
-    assert left_over(broken.out) == []
+    assert checkpoints_in(broken.out) == []
     saved = [next(out.glob("s/trials/*/model.safetensors")) for out in (tmp_path / "whole", broken.out)]
     assert saved[0].read_bytes() == saved[1].read_bytes()
-    # What is reported is the whole curve: who counts epochs counts all of them.
-    assert [row.epoch for row in heard if row.stage == "retrain"][:3] == [0, 1, 2]
+    # The whole curve is reported, so that counts of epochs are right.
+    assert [row.epoch for row in reported if row.stage == "retrain"][:3] == [0, 1, 2]
 
 
-def test_a_sparse_training_goes_on_with_its_gates(tmp_path: Path) -> None:
+def test_a_sparse_training_resumes_with_its_gates(tmp_path: Path) -> None:
     changes = {"method": {"name": "bar", "sparse_epochs": 3}, "target": {"sparsity": 0.5}}
     spec = resolve({**SMALL, **changes})
     outs = [tmp_path / "whole", tmp_path / "broken"]
     run_stage("sparse_training", spec, Workspace(outs[0], "s"))
     with pytest.raises(Killed):
-        run_stage("sparse_training", spec, Workspace(outs[1], "s"), dying_in("sparse_training", 1))
+        run_stage("sparse_training", spec, Workspace(outs[1], "s"), killed_in("sparse_training", 1))
     assert run_stage("sparse_training", spec, Workspace(outs[1], "s"))
     files = [next(out.glob("cache/sparse_training/[!.]*/tensors.safetensors")) for out in outs]
     assert files[0].read_bytes() == files[1].read_bytes()
-    assert left_over(outs[1]) == []
+    assert checkpoints_in(outs[1]) == []
 
 
 _KILLED = """
@@ -124,25 +124,25 @@ def test_sigkill(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _KILLED, spec.model_dump_json(), str(tmp_path / "broken")]
     ended = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
     assert ended.returncode == -signal.SIGKILL
-    assert len(left_over(tmp_path / "broken")) == 1
-    heard: list[EpochRow] = []
-    again = run_trial(spec, Workspace(tmp_path / "broken", "s"), lambda row, epochs: heard.append(row))
+    assert len(checkpoints_in(tmp_path / "broken")) == 1
+    reported: list[EpochRow] = []
+    again = run_trial(spec, Workspace(tmp_path / "broken", "s"), lambda row, epochs: reported.append(row))
     assert same(whole, again)
     assert "baseline" in again.reused
-    assert left_over(tmp_path / "broken") == []
+    assert checkpoints_in(tmp_path / "broken") == []
 
 
-def test_another_choice_of_the_same_size_is_not_gone_on_with(tmp_path: Path) -> None:
-    """The checkpoint of a trial whose channels were chosen otherwise, say on other hardware, is not this one's."""
+def test_the_checkpoint_of_another_selection_is_ignored(tmp_path: Path) -> None:
+    """The checkpoint of a trial with another selection, say of other hardware, must not be used."""
     spec = resolve({**SMALL, "method": "random", "target": {"sparsity": 0.5}})
     other = resolve({**SMALL, "method": "l1_norm", "target": {"sparsity": 0.5}})
     whole = run_trial(spec, Workspace(tmp_path / "whole", "s"))
     broken = Workspace(tmp_path / "broken", "s")
     with pytest.raises(Killed):
-        run_trial(other, broken, dying_in("retrain", 1))
-    (left,) = left_over(broken.out)
+        run_trial(other, broken, killed_in("retrain", 1))
+    (checkpoint,) = checkpoints_in(broken.out)
     broken.trial_folder(spec.trial_id).mkdir(parents=True)
-    left.rename(broken.trial_folder(spec.trial_id) / ".checkpoint")
+    checkpoint.rename(broken.trial_folder(spec.trial_id) / ".checkpoint")
     assert same(whole, run_trial(spec, broken))
 
 
@@ -155,4 +155,4 @@ def test_trials_that_were_stopped_or_diverged_leave_no_checkpoint(tmp_path: Path
     assert (stopped.status, len([row for row in stopped.epochs if row.stage == "retrain"])) == ("stopped", 2)
     diverged = run_trial(resolve({**SMALL, "baseline": {"epochs": 3, "lr": 1e18}}), Workspace(tmp_path, "s"))
     assert diverged.status == "diverged"
-    assert left_over(tmp_path) == []
+    assert checkpoints_in(tmp_path) == []

@@ -1,4 +1,4 @@
-"""A trial by itself, without Ray or MLflow: values in, a record out."""
+"""A single trial, without Ray or MLflow."""
 
 import json
 from pathlib import Path
@@ -32,29 +32,29 @@ def trial(out: Path, **changes: Any) -> TrialResult:
     return result
 
 
-def same(one: TrialResult, two: TrialResult) -> bool:
-    rows = [[row.model_copy(update={"seconds": 0.0}) for row in result.epochs] for result in (one, two)]
-    return (one.metrics, one.layers, rows[0]) == (two.metrics, two.layers, rows[1])
+def same(a: TrialResult, b: TrialResult) -> bool:
+    rows = [[row.model_copy(update={"seconds": 0.0}) for row in result.epochs] for result in (a, b)]
+    return (a.metrics, a.layers, rows[0]) == (b.metrics, b.layers, rows[1])
 
 
 def test_the_same_specification_gives_the_same_result(tmp_path: Path) -> None:
     torch.manual_seed(7)
-    one = trial(tmp_path / "a")
+    first = trial(tmp_path / "a")
     torch.manual_seed(8)
-    trial(tmp_path / "b", method="taylor")  # another trial first: nothing of it may be left
-    two = trial(tmp_path / "b")
-    assert same(one, two)
-    assert "baseline" in two.reused
-    assert "baseline" not in one.reused
+    trial(tmp_path / "b", method="taylor")  # another trial first: it must not affect the next
+    second = trial(tmp_path / "b")
+    assert same(first, second)
+    assert "baseline" in second.reused
+    assert "baseline" not in first.reused
 
 
 def test_a_damaged_stage_is_computed_again(tmp_path: Path) -> None:
-    one = trial(tmp_path)
+    first = trial(tmp_path)
     (tensors,) = tmp_path.glob("cache/baseline/*/tensors.safetensors")
     tensors.write_bytes(tensors.read_bytes()[:-7])
-    two = trial(tmp_path)
-    assert two.reused == []
-    assert same(one, two)
+    second = trial(tmp_path)
+    assert second.reused == []
+    assert same(first, second)
 
 
 def test_the_saved_network_is_the_measured_one(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_pruned_weights_stay_pruned_through_retraining(tmp_path: Path) -> None:
 
 
 def test_from_scratch_forgets_the_weights(tmp_path: Path) -> None:
-    """With the weights drawn anew, nothing that was trained is left: the retrained network starts from chance."""
+    """Weights are initialised again: the retrained network starts at chance accuracy."""
     tuned = trial(tmp_path, retrain={"name": "fine_tune", "epochs": 0})
     scratch = trial(tmp_path, retrain={"name": "scratch_e", "epochs": 1}, baseline={**SMALL["baseline"], "epochs": 3})
     assert tuned.metrics["accuracy"] == tuned.metrics["pruned_accuracy"]
@@ -87,10 +87,10 @@ def test_from_scratch_forgets_the_weights(tmp_path: Path) -> None:
 
 def test_one_sparse_training_serves_every_sparsity(tmp_path: Path) -> None:
     method = {"name": "network_slimming", "sparse_epochs": 1}
-    one = trial(tmp_path, method=method, target={"sparsity": 0.3})
-    two = trial(tmp_path, method=method, target={"sparsity": 0.6})
-    assert "sparse_training" not in one.reused
-    assert "sparse_training" in two.reused
+    first = trial(tmp_path, method=method, target={"sparsity": 0.3})
+    second = trial(tmp_path, method=method, target={"sparsity": 0.6})
+    assert "sparse_training" not in first.reused
+    assert "sparse_training" in second.reused
     assert len(list(tmp_path.glob("cache/sparse_training/[!.]*"))) == 1
 
 
@@ -107,7 +107,7 @@ def test_emptied_layers_are_noted(tmp_path: Path) -> None:
     assert result.note == "no more than one weight is left in conv1_1.weight"
 
 
-def test_what_cannot_be_met_is_said(tmp_path: Path) -> None:
+def test_a_target_that_cannot_be_met_is_an_error(tmp_path: Path) -> None:
     result = run_trial(resolve({**SMALL, "target": {"sparsity": 0.99999}}), Workspace(tmp_path, "s"))
     assert result.status == "failed"
     assert result.error is not None
@@ -128,13 +128,13 @@ def test_a_users_own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_iterative_pruning_passes_through_shared_steps(tmp_path: Path) -> None:
-    """90 % by way of 50 and 75 %: each step is retrained and kept for every trial that passes it."""
+    """90 % through 50 and 75 %: each step is retrained and shared by all trials that pass through it."""
     target = {"quantity": "weights", "sparsity": 0.9, "steps": [0.5, 0.75]}
-    far = trial(tmp_path, method="magnitude", target=target)
-    assert far.metrics["weight_sparsity"] == pytest.approx(0.9, abs=0.001)
+    first = trial(tmp_path, method="magnitude", target=target)
+    assert first.metrics["weight_sparsity"] == pytest.approx(0.9, abs=0.001)
     assert len(list(tmp_path.glob("cache/step/[!.]*"))) == 2
-    farther = trial(tmp_path, method="magnitude", target={**target, "sparsity": 0.95})
-    assert "step" in farther.reused
+    second = trial(tmp_path, method="magnitude", target={**target, "sparsity": 0.95})
+    assert "step" in second.reused
     assert len(list(tmp_path.glob("cache/step/[!.]*"))) == 2
 
 
@@ -151,15 +151,15 @@ def test_iterative_pruning_of_channels_counts_shares_of_the_dense_network(tmp_pa
 
 def test_the_record_says_what_was_pruned(tmp_path: Path) -> None:
     result = trial(tmp_path, method="l1_norm")
-    chosen = result.analysis
-    assert set(chosen["magnitude_overlap"].values()) == {1.0}  # the criterion is the magnitude
+    analysis = result.analysis
+    assert set(analysis["magnitude_overlap"].values()) == {1.0}  # the criterion is the magnitude
     filters = sum(row.dense_channels for row in result.layers if row.kind == "conv")
-    assert sum(chosen["histogram"]["counts"]) == filters
+    assert sum(analysis["histogram"]["counts"]) == filters
     drawn = trial(
         tmp_path, method="random", target={"quantity": "weights", "sparsity": 0.5, "scope": "uniform"}
     ).analysis
     for share in drawn["magnitude_overlap"].values():
-        assert share == pytest.approx(0.5, abs=0.1)  # as many as chance gives
+        assert share == pytest.approx(0.5, abs=0.1)  # the expectation of a random selection
 
 
 def test_the_functionality_of_filters_is_followed_through_retraining(tmp_path: Path) -> None:

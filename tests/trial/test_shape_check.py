@@ -1,4 +1,4 @@
-"""Networks that cannot take their images, found without training."""
+"""Networks that do not accept their images are recognised without training."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import torch
 
 from orchestrator.spec.trial import TrialSpec
 from orchestrator.sweep.space.resolve import resolve
-from orchestrator.trial.shape_check import refusal
+from orchestrator.trial.shape_check import shape_error
 
 
 def spec(model: Any, data: Any = "digits") -> TrialSpec:
     return resolve({"model": model, "data": data, "method": "l1_norm", "target": {"sparsity": 0.5}})
 
 
-def test_networks_that_fit_pass() -> None:
-    assert refusal(spec("lenet_300_100")) is None
-    assert refusal(spec("lenet5", {"name": "digits", "size": 28})) is None
+def test_networks_that_accept_their_images_pass() -> None:
+    assert shape_error(spec("lenet_300_100")) is None
+    assert shape_error(spec("lenet5", {"name": "digits", "size": 28})) is None
 
 
-def test_a_limit_that_the_network_knows_is_told_in_its_words() -> None:
-    told = "lenet5 needs images of at least 16x16 pixels, data has 8x8"
-    assert refusal(spec("lenet5")) == f"the 8x8 images of 'digits': {told}"
+def test_a_model_error_is_repeated() -> None:
+    reason = "lenet5 needs images of at least 16x16 pixels, data has 8x8"
+    assert shape_error(spec("lenet5")) == f"the 8x8 images of 'digits': {reason}"
 
 
 @pytest.mark.parametrize("size", [8, 160])
-def test_a_limit_that_nobody_knows_is_found(size: int, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_forward_pass_is_reported(size: int, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU for small images, on the meta device first for large ones."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "wide_nets.py").write_text(
@@ -35,12 +35,12 @@ def test_a_limit_that_nobody_knows_is_found(size: int, tmp_path: Any, monkeypatc
         "def wide(num_classes, in_channels):\n"
         "    return nn.Sequential(nn.Conv2d(in_channels, 4, 200), nn.Flatten(), nn.Linear(4, num_classes))\n"
     )
-    told = refusal(spec("wide_nets:wide", {"name": "digits", "size": size}))
-    assert told is not None
-    assert told.startswith(f"the {size}x{size} images of 'digits': RuntimeError: Calculated padded input size")
+    error = shape_error(spec("wide_nets:wide", {"name": "digits", "size": size}))
+    assert error is not None
+    assert error.startswith(f"the {size}x{size} images of 'digits': RuntimeError: Calculated padded input size")
 
 
 def test_a_network_for_photographs_draws_no_weights() -> None:
     state = torch.get_rng_state()
-    assert refusal(spec("torchvision:resnet18", {"name": "digits", "size": 224})) is None
+    assert shape_error(spec("torchvision:resnet18", {"name": "digits", "size": 224})) is None
     assert torch.equal(torch.get_rng_state(), state)

@@ -134,9 +134,9 @@ def _refused(network: Network, why: str) -> str:
 
 def _refusals(specs: list[dict[str, Any]]) -> list[str | None]:
     """Run on a node: why networks cannot take their images."""
-    from orchestrator.trial.shape_check import refusal
+    from orchestrator.trial.shape_check import shape_error
 
-    return [refusal(TrialSpec.model_validate(spec)) for spec in specs]
+    return [shape_error(TrialSpec.model_validate(spec)) for spec in specs]
 
 
 def _gpus() -> list[tuple[str, int]]:
@@ -148,14 +148,14 @@ def _gpus() -> list[tuple[str, int]]:
 
 def _loads(wanted: list[tuple[str, dict[str, Any], bool]], place: dict[str, Any]) -> list[dict[str, Any]]:
     """Run with a whole GPU: what each training asks of it; those that fail say so as trials."""
-    from orchestrator.trial.gpu_probe import load
+    from orchestrator.trial.gpu_probe import measure_load
 
     cache = place.pop("data_cache")
     workspace = Workspace(Path(place.pop("out")), **place, device="cuda", data_cache=Path(cache) if cache else None)
     loads = []
     for what, spec, sparse in wanted:
         try:
-            found = load(TrialSpec.model_validate(spec), workspace, sparse=sparse)
+            found = measure_load(TrialSpec.model_validate(spec), workspace, sparse=sparse)
         except Exception:
             continue
         if found is not None:

@@ -13,7 +13,7 @@ from orchestrator.methods.base import PruneTask, Ranking, Scores, prunable_weigh
 from orchestrator.methods.learned.soft_weight_sharing.mixture import Mixture, merge
 from orchestrator.plugins import Count, NonNegative, OpenShare, Positive
 from orchestrator.surgery.selection import Scope
-from orchestrator.training.batch_norm import recompute_norms
+from orchestrator.training.batch_norm import recompute_batch_norm
 from orchestrator.training.loop import Batch
 
 _TUTORIAL_STEPS = 7050
@@ -140,7 +140,7 @@ class SoftWeightSharing(Ranking):
         merged = self._merged()
         for weight in self._weights.values():
             weight.copy_(merged.quantized(weight))
-        recompute_norms(model, (inputs for inputs, _ in self._task.calibration()))
+        recompute_batch_norm(model, (inputs for inputs, _ in self._task.calibration()))
         self._weights = {}
         del self._optimizer, self._task
 

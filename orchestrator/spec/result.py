@@ -11,6 +11,8 @@ from orchestrator.spec.metric import METRICS, TRIAL_METRICS
 from orchestrator.spec.trial import TrialSpec, flatten
 
 Status = Literal["done", "stopped", "failed", "diverged"]
+FAILED_STATUSES: frozenset[Status] = frozenset({"failed", "diverged"})
+"""Statuses of trials that ended without a usable network; `--retry-failed` runs them again."""
 
 
 class Row(BaseModel):
@@ -80,6 +82,11 @@ class TrialResult(BaseModel):
     ended: str = ""
     commit: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the trial ended without a usable network."""
+        return self.status in FAILED_STATUSES
 
     def row(self) -> dict[str, Any]:
         """Return the row of ``trials.parquet`` without the sweep's name, the point and the latencies."""

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from orchestrator.records.bucket_sync import cached_stages, refresh, refresh_all, upload, write_marker
 from orchestrator.records.records import LATENCY, DamagedRecord, forget, read_result, recorded_ids
-from orchestrator.spec.result import TrialResult
+from orchestrator.spec.result import FAILED_STATUSES, TrialResult
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.trial import TrialSpec
 from orchestrator.spec.yaml_text import as_yaml
@@ -234,13 +234,13 @@ class _Driver(Events):
         try:
             # The view, just written, tells which they are without ten thousand records being opened.
             table = load_results(self._folder).select(["trial_id", "status"]).to_pylist()
-            failed = {row["trial_id"] for row in table if row["status"] in ("failed", "diverged")}
+            failed = {row["trial_id"] for row in table if row["status"] in FAILED_STATUSES}
         except DamagedRecord:
             failed = recorded_ids(self._folder)
         for trial in self.outcome.plan.trials:
             if trial.trial_id in failed:
                 result = read_result(self._folder / "trials" / trial.trial_id / "result.json")
-                if result.status in ("failed", "diverged"):
+                if result.failed:
                     self.outcome.failures.append(result)
 
     def _stage_is_there(self, name: str, key: str) -> bool:
@@ -343,7 +343,7 @@ def _is_done(folder: Path) -> bool:
 
 def _forget_failure(folder: Path) -> None:
     path = folder / "result.json"
-    if path.exists() and read_result(path).status in ("failed", "diverged"):
+    if path.exists() and read_result(path).failed:
         forget(folder)
 
 

@@ -77,7 +77,7 @@ def run_parameters(result: TrialResult) -> dict[str, str]:
 def run_tags(result: TrialResult) -> dict[str, str]:
     """Status, error and note. The identity of the run is not among them: it is given with its creation."""
     tags = {"status": result.status, "note": result.note}
-    if result.status in ("failed", "diverged"):
+    if result.failed:
         tags["error"] = result.error or result.status
     return {name: redacted(text)[:_LONGEST_TAG] for name, text in tags.items() if text}
 

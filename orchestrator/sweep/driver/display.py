@@ -65,7 +65,7 @@ class State:
         if running is not None:
             self.busy += time.monotonic() - running.since
         self.ended += 1
-        self.failed += result.status in ("failed", "diverged")
+        self.failed += result.failed
         self.recent = [*self.recent, result][-8:]
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.records.records import Ending, read_endings, read_latency
+from orchestrator.spec.result import FAILED_STATUSES
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.storage.driver_lock import is_driven
 from orchestrator.sweep.driver.allocation import resources_of
@@ -27,7 +28,7 @@ def state_of(folder: Path) -> dict[str, Any]:
         if ending.trial_id not in wanted:
             continue
         ended += 1
-        failed += ending.status in ("failed", "diverged")
+        failed += ending.status in FAILED_STATUSES
         lengths += _length(ending)
         value = _value(ending, metric, folder) if ending.status == "done" else None
         if value is not None and (best is None or (value > best[0] if direction == "max" else value < best[0])):

@@ -48,7 +48,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def bucket_uri(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A place in a bucket of its own; the mirror lies in the test's folder."""
+    """URI of a store in a new bucket; its local mirror is in the test's folder."""
     import s3fs
 
     settings = {
@@ -67,10 +67,10 @@ def bucket_uri(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def bucket(bucket_uri: str) -> "Bucket":
-    """The bucket of that place."""
+    """The bucket at `bucket_uri`."""
     from orchestrator.storage.bucket import bucket_of
     from orchestrator.storage.uri import store_folder
 
-    found = bucket_of(store_folder(bucket_uri))
-    assert found is not None
-    return found
+    opened = bucket_of(store_folder(bucket_uri))
+    assert opened is not None
+    return opened

@@ -184,10 +184,10 @@ def _gather(split: Split, order: Tensor, on_device: Tensor, slices: Sequence[sli
     pool = ThreadPoolExecutor(1, thread_name_prefix="images")
     try:
         pending: deque[Future[Tensor]] = deque(pool.submit(read, batch) for batch in slices[:_PREFETCH])
-        for batch in [*slices[_PREFETCH:], *[None] * min(_PREFETCH, len(slices))]:
+        for next_slice in [*slices[_PREFETCH:], *[None] * min(_PREFETCH, len(slices))]:
             raw = pending.popleft().result()
-            if batch is not None:
-                pending.append(pool.submit(read, batch))
+            if next_slice is not None:
+                pending.append(pool.submit(read, next_slice))
             yield raw.to(device, non_blocking=True)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -87,8 +87,8 @@ class Cluster:
         )
         done = subprocess.run(self.desk(f"ray exec test.yaml {shlex.quote(f'python -c {shlex.quote(script)}')}"),
                               capture_output=True, text=True, timeout=120)  # fmt: skip
-        found = re.search(r"^alive (\d+)", done.stdout, re.MULTILINE)
-        return int(found[1]) if found else 0
+        match = re.search(r"^alive (\d+)", done.stdout, re.MULTILINE)
+        return int(match[1]) if match else 0
 
     def submit(self, space: str) -> str:
         words = f"run {self.network.shared}/{space}.yaml --address auto --out {self.runs}"
@@ -141,25 +141,25 @@ def cluster() -> Iterator[Cluster]:
             )
             subprocess.run(["rsync", "-a", *files, f"{ROOT}/", f"{project}/"], input=listing.stdout)
             (project / "test.yaml").write_text(yaml.safe_dump(adapted(network), sort_keys=False))
-            found = Cluster(network, project)
-            found.do("ray get-auth-token --generate > /dev/null")
-            found.up()
-            yield found
-            print(f"most memory of all hosts together: {found.most_memory:.2f} GiB")
+            started = Cluster(network, project)
+            started.do("ray get-auth-token --generate > /dev/null")
+            started.up()
+            yield started
+            print(f"most memory of all hosts together: {started.most_memory:.2f} GiB")
     finally:
         shutil.rmtree(base, ignore_errors=True)
 
 
 def adapted(network: Network) -> dict[str, Any]:
-    """cluster.yaml with these hosts' addresses and key, the Python at hand instead of an installed one, a CPU each."""
+    """Return cluster.yaml with the hosts' addresses and key, this Python instead of an installed one, a CPU each."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
     addresses = {name: host.address for name, host in network.hosts.items()}
     config["provider"] |= {"head_ip": addresses["head"], "worker_ips": [addresses["first"], addresses["second"]]}
     config["auth"] = {"ssh_user": "root", "ssh_private_key": str(network.base / "key")}
-    made = [command for command in config["setup_commands"] if "-m venv" in command or "-m pip" in command]
-    assert len(made) == 2
-    kept = [command for command in config["setup_commands"] if command not in made]
-    # The code that was copied to the host, not the checkout that the environment was made for.
+    installing = [command for command in config["setup_commands"] if "-m venv" in command or "-m pip" in command]
+    assert len(installing) == 2
+    kept = [command for command in config["setup_commands"] if command not in installing]
+    # Use the code copied to the host, not the checkout for which the environment was installed.
     code = "grep -qs PYTHONPATH ~/.bashrc || echo 'export PYTHONPATH=$HOME/prunesweep OMP_NUM_THREADS=1' >> ~/.bashrc"
     config["setup_commands"] = [f"ln -sfn {sys.prefix} ~/prunesweep-env", *kept, code]
     small = " --num-cpus=1 --object-store-memory=100000000 --disable-usage-stats"
@@ -172,7 +172,7 @@ def adapted(network: Network) -> dict[str, Any]:
     return config
 
 
-def place(cluster: Cluster, name: str, epochs: int) -> None:
+def write_space(cluster: Cluster, name: str, epochs: int) -> None:
     (cluster.network.shared / f"{name}.yaml").write_text(SPACE.format(name=name, epochs=epochs))
 
 
@@ -187,7 +187,7 @@ def test_ray_asks_for_the_token(cluster: Cluster) -> None:
 
 
 def test_nodes_that_cannot_run_the_sweep_are_named_before_the_first_trial(cluster: Cluster) -> None:
-    place(cluster, "unfit", 1)
+    write_space(cluster, "unfit", 1)
     own = cluster.submit("unfit").replace(str(cluster.runs), "/tmp/runs")
     done = subprocess.run(cluster.desk(own), capture_output=True, text=True, timeout=200)
     assert done.returncode != 0
@@ -212,7 +212,7 @@ def test_nodes_that_cannot_run_the_sweep_are_named_before_the_first_trial(cluste
 
 
 def test_a_lost_link_loses_and_repeats_nothing(cluster: Cluster) -> None:
-    place(cluster, "linked", 60)
+    write_space(cluster, "linked", 60)
 
     def hosts(sweep: str) -> list[str]:
         return [str(record["host"]) for record in cluster.records(sweep).values()]
@@ -241,7 +241,7 @@ def test_a_lost_link_loses_and_repeats_nothing(cluster: Cluster) -> None:
 
 def test_a_restarted_head_resumes_the_sweep(cluster: Cluster) -> None:
     cluster.wait(lambda: cluster.alive() == 3, 180, "return of the lost host")
-    place(cluster, "headed", 60)
+    write_space(cluster, "headed", 60)
     forward = cluster.start("ray dashboard test.yaml --port 18265")
     entry = f"prunesweep run {cluster.network.shared}/headed.yaml --address auto --out {cluster.runs}"
     job = f"ray job submit --address http://127.0.0.1:18265 --submission-id headed --working-dir . -- {entry}"

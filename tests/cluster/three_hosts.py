@@ -20,7 +20,7 @@ SSHD = Path("/usr/sbin/sshd")
 
 
 def why_not() -> str | None:
-    """What keeps hosts from being made here; None if nothing does."""
+    """Return why hosts cannot be created on this machine; None if they can."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         return "namespaces and mounts need root on Linux"
     if not SSHD.exists():
@@ -48,20 +48,20 @@ class Host:
         return self.folder / "home"
 
     def processes(self) -> list[int]:
-        """Process ids, as seen from outside, of all that runs on the host."""
+        """Return the ids, outside the host's namespace, of all processes on the host."""
         assert self.init is not None
-        mine = _children(self.init.pid)
-        if not mine:
+        children = _children(self.init.pid)
+        if not children:
             return []
-        kind = os.readlink(f"/proc/{mine[0]}/ns/pid")
-        found = []
-        for place in Path("/proc").glob("[0-9]*"):
+        namespace = os.readlink(f"/proc/{children[0]}/ns/pid")
+        processes = []
+        for folder in Path("/proc").glob("[0-9]*"):
             try:
-                if os.readlink(place / "ns/pid") == kind:
-                    found.append(int(place.name))
+                if os.readlink(folder / "ns/pid") == namespace:
+                    processes.append(int(folder.name))
             except OSError:
                 continue
-        return found
+        return processes
 
 
 @dataclass
@@ -143,16 +143,16 @@ class Network:
             "PermitRootLogin prohibit-password\nPasswordAuthentication no\nMaxStartups 100\nMaxSessions 100\n"
             "Subsystem sftp internal-sftp\n"
         )
-        mounts = [f"mount --rbind {folder / inner} {place}" for inner, place in
+        mounts = [f"mount --rbind {folder / inner} {target}" for inner, target in
                   (("tmp", "/tmp"), ("run", "/run"), ("shm", "/dev/shm"), ("hosts", "/etc/hosts"))]  # fmt: skip
-        # A Python under what is replaced stays where it is.
+        # A Python below a folder that is replaced stays visible at its path.
         kept = []
         for prefix in {Path(sys.base_prefix), Path(sys.prefix).resolve()}:
-            for root, instead in ((HOME, host.home), (Path("/tmp"), folder / "tmp")):
+            for root, replacement in ((HOME, host.home), (Path("/tmp"), folder / "tmp")):
                 if prefix.is_relative_to(root):
-                    place = instead / prefix.relative_to(root)
-                    place.mkdir(parents=True, exist_ok=True)
-                    kept.append(f"mount --bind {prefix} {place}")
+                    target = replacement / prefix.relative_to(root)
+                    target.mkdir(parents=True, exist_ok=True)
+                    kept.append(f"mount --bind {prefix} {target}")
         boot = " && ".join(
             ["mount --make-rprivate /", *kept, *mounts, f"mount --rbind {host.home} {HOME}", "mount -t proc proc /proc",
              f"hostname {host.name}", f"exec {SSHD} -D -e -f {folder / 'sshd_config'}"]

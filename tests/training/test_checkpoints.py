@@ -283,3 +283,17 @@ def test_the_index_is_plain(tmp_path: Path) -> None:
     index = json.loads((tmp_path / "checkpoint.json").read_text())
     assert [row["epoch"] for row in index["facts"]["rows"]] == [0, 1]
     assert index["facts"]["step"] == 10
+
+
+def test_a_hook_s_tensors_keep_their_names_in_the_file(tmp_path: Path) -> None:
+    """Checkpoints of 0.1.0 call the hook `companion`; after another name a training would start over."""
+    model, method = network("residual"), METHODS.load("bar")()
+    method.prepare(model, replace(task_for(model, "channels"), steps=EPOCHS * 5))
+    with pytest.raises(Killed):
+        run(model, Checkpoint(tmp_path, {}), Report(1), recipe(), method)
+    index = json.loads((tmp_path / "checkpoint.json").read_text())
+    assert {name.partition("/")[0] for name in index["layout"]} == {
+        *("model", "optimizer", "generator", "random"),
+        *("companion._gates.values", "companion._optimizer", "companion._noise"),
+    }
+    assert set(index["facts"]["plain"]) == {"_step"}

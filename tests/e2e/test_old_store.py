@@ -1,7 +1,7 @@
-"""A store that release 0.1.0 left behind is read, resumed and reported by this one, and nothing in it is computed again.
+"""A store that release 0.1.0 left behind is read, resumed and reported, and nothing in it is computed again.
 
-`tests/assets/README.md` says how the store was made. Run as a script, this file prints what the package that is imported
-says of it: so `expected.json` was written, by 0.1.0.
+`tests/assets/README.md` says how the store was made. Run as a script, this file prints what the imported package says
+of it; `expected.json` is what 0.1.0 printed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 from typer.testing import CliRunner
+
+from orchestrator.storage.workspace import Workspace
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "store_0.1.0"
 PLANNED = {"old_grid": 21, "old_tpe": 8}
@@ -99,7 +101,7 @@ def expected() -> dict[str, Any]:
     return json.loads((ASSETS / "expected.json").read_text())
 
 
-def prunesweep(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+def prunesweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "orchestrator", *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
@@ -137,9 +139,9 @@ def runs_of(folder: Path) -> dict[str, list[Any]]:
 def test_running_it_again_executes_nothing(store: Path, sweep: str) -> None:
     before, runs = contents(store), runs_of(store)
     done = prunesweep(store, "run", f"{sweep}.yaml")
-    assert (
-        f"executed 0 of {PLANNED[sweep]} trials, computed no shared stage, measured 0 latencies" in done.stdout
-    ), done.stdout + done.stderr
+    assert f"executed 0 of {PLANNED[sweep]} trials, computed no shared stage, measured 0 latencies" in done.stdout, (
+        done.stdout + done.stderr
+    )
     if sweep == "old_grid":
         assert done.returncode == 1
         assert "1 diverged: retrain: the training loss is nan" in done.stderr
@@ -185,44 +187,50 @@ def test_the_numbers_of_the_report_are_as_before(said: dict[str, Any], expected:
             assert row == pytest.approx(before, rel=1e-9, abs=1e-12, nan_ok=True), table
 
 
-def test_views_are_rebuilt_from_its_records(
-    store: Path, tmp_path: Path, said: dict[str, Any], expected: dict[str, Any]
-) -> None:
+def test_views_are_rebuilt_from_its_records(store: Path, tmp_path: Path, expected: dict[str, Any]) -> None:
     """Without Parquet files and MLflow's database, `sync` makes both: the same rows, and one run a trial as before."""
     from orchestrator import load_results
 
-    shutil.copytree(store / "runs", tmp_path / "runs")
+    shutil.copytree(store, tmp_path, dirs_exist_ok=True)
     (tmp_path / "runs" / "mlflow.db").unlink()
     shutil.rmtree(tmp_path / "runs" / "mlartifacts")
-    for sweep in PLANNED:
-        shutil.rmtree(tmp_path / "runs" / sweep / "parquet")
-        done = prunesweep(tmp_path, "sync", sweep)
-        assert done.returncode == 0, done.stderr
-        assert list((tmp_path / "runs" / sweep / "parquet").glob("*.parquet"))
-        assert json.loads(json.dumps(load_results(tmp_path / "runs" / sweep))) == expected[sweep]["rows"]
+    parquet = tmp_path / "runs" / "old_grid" / "parquet"
+    shutil.rmtree(parquet)
+    done = prunesweep(tmp_path, "sync", "old_grid")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in parquet.iterdir()} == {"trials.parquet", "epochs.parquet", "layers.parquet"}
+    assert json.loads(json.dumps(load_results(parquet.parent))) == expected["old_grid"]["rows"]
     anew, before = runs_of(tmp_path), runs_of(store)
-    assert {i: values[1:] for i, values in anew.items()} == {i: values[1:] for i, values in before.items()}
+    assert len(anew) == PLANNED["old_grid"]
+    for row in expected["old_grid"]["rows"]:
+        _, name, status, *times, params, metrics = anew[row["trial_id"]]
+        _, name_before, status_before, *times_before, params_before, metrics_before = before[row["trial_id"]]
+        assert (name, status, params, metrics) == (name_before, status_before, params_before, metrics_before)
+        # A trial whose baseline failed was never started: its record has no times, and its run those of its making.
+        assert times == times_before or not row["started"]
 
 
-def test_lost_records_are_made_again_from_its_stages(store: Path, tmp_path: Path, expected: dict[str, Any]) -> None:
-    """One trial of every kind of stage runs again: nothing shared is computed, and the networks are cut as before."""
-    before = tmp_path / "before"
-    shutil.copytree(store, tmp_path / "again")
+def test_its_stages_are_read_when_a_trial_runs_again(
+    store: Path, tmp_path: Path, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One trial that starts from each kind of stage: nothing shared is computed, and the network is cut as before."""
+    from orchestrator import SearchSpace, plan, run_trial
+
+    monkeypatch.syspath_prepend(str(store))
+    specs = {trial.trial_id: trial.spec for trial in plan(SearchSpace.load(store / "old_grid.yaml")).trials}
     again = {row["arm"]: row for row in expected["old_grid"]["rows"] if row["status"] == "done"}
     assert set(again) == {"l1_norm", "taylor", "weights", "mask_convnet"}
-    before.mkdir()
-    for row in again.values():
-        shutil.move(tmp_path / "again" / "runs" / "old_grid" / "trials" / row["trial_id"], before / row["trial_id"])
-    done = prunesweep(tmp_path / "again", "run", "old_grid.yaml")
-    assert f"executed {len(again)} of 21 trials, computed no shared stage" in done.stdout, done.stdout + done.stderr
+    shutil.copytree(store / "runs" / "cache", tmp_path / "runs" / "cache")
+    workspace = Workspace(tmp_path / "runs", "old_grid", data_cache=tmp_path / "data")
     reused = set()
     for row in again.values():
-        new, old = (
-            json.loads((folder / row["trial_id"] / "result.json").read_text())
-            for folder in (tmp_path / "again" / "runs" / "old_grid" / "trials", before)
-        )
-        assert new["spec"] == old["spec"]
+        record = store / "runs" / "old_grid" / "trials" / row["trial_id"] / "result.json"
+        old = json.loads(record.read_text())
+        new = json.loads(run_trial(specs[row["trial_id"]], workspace).model_dump_json())
+        assert new["status"] == "done", new["error"]
         assert new["layers"] == old["layers"]
+        assert new["reused"] == old["reused"]
+        assert new["metrics"].keys() == old["metrics"].keys()
         assert new["metrics"]["dense_accuracy"] == old["metrics"]["dense_accuracy"]
         # Computed from the stored weights: another kind of CPU may decide an image otherwise.
         assert new["metrics"]["pruned_accuracy"] == pytest.approx(old["metrics"]["pruned_accuracy"], abs=0.01)

@@ -1,7 +1,8 @@
-"""The import contracts refuse what nobody thought of: files are added to a copy of the package, and the linter names each."""
+"""The import contracts refuse what nobody thought of: files added to a copy of the package are named by the linter."""
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import shutil
@@ -122,7 +123,7 @@ def test_torch_is_refused_through_another_package(copy: Path) -> None:
 def test_an_import_of_an_upper_layer_is_refused(copy: Path) -> None:
     must = set()
     for prefix, layers in (("orchestrator", LAYERS), ("orchestrator.sweep", ROOMS)):
-        for upper, lower in zip(layers, layers[1:], strict=False):
+        for upper, lower in itertools.pairwise(layers):
             write(copy, f"{prefix}.{upper}.target", "VALUE = 1\n")
             write(copy, f"{prefix}.{lower}.stray", f"from {prefix}.{upper}.target import VALUE\n")
             must.add((f"{prefix}.{lower}.stray", f"{prefix}.{upper}.target"))

@@ -151,24 +151,26 @@ def replaced(words: dict[str, str], names: Iterator[tuple[str, int]], path: Path
 
 def test_files_are_short() -> None:
     lengths = {path: len((PACKAGE / path).read_text().splitlines()) for path in trees()}
-    assert {str(path): lines for path, lines in lengths.items() if lines > MOST_LINES} == {}
+    long = [f"{path}: {lines} lines" for path, lines in lengths.items() if lines > MOST_LINES]
+    assert not long, "\n".join(long)
     # A folder's own file often holds its sentence alone, and would hide how long the others are.
     assert statistics.median(lines for path, lines in lengths.items() if path.name != "__init__.py") < MEDIAN_LINES
 
 
 def test_modules_have_the_words_of_the_field() -> None:
     parts = {part for path in trees() for part in path.with_suffix("").parts}
-    assert {name: MODULES[name] for name in parts & MODULES.keys()} == {}
+    old = [f"{name} -> {MODULES[name]}" for name in sorted(parts & MODULES.keys())]
+    assert not old, "\n".join(old)
 
 
 def test_classes_have_the_words_of_the_field() -> None:
     old = [line for path, tree in trees().items() for line in replaced(CLASSES, public(tree, (ast.ClassDef,)), path)]
-    assert old == []
+    assert not old, "\n".join(old)
 
 
 def test_functions_have_the_words_of_the_field() -> None:
     old = [line for path, tree in trees().items() for line in replaced(FUNCTIONS, public(tree, FUNCTION), path)]
-    assert old == []
+    assert not old, "\n".join(old)
 
 
 def test_ordinary_words_are_no_names_where_they_were_riddles() -> None:
@@ -177,9 +179,10 @@ def test_ordinary_words_are_no_names_where_they_were_riddles() -> None:
         words = {word: new for (folder, word), new in ORDINARY.items() if f"{path.parent}/".startswith(f"{folder}/")}
         old += replaced(words, public(tree, (*FUNCTION, ast.ClassDef)), path)
         old += replaced(words, attributes(tree), path)
-    assert old == []
+    assert not old, "\n".join(old)
 
 
 def test_few_variables_are_riddles() -> None:
     places = Counter(str(path) for path, tree in trees().items() for name, _ in bound(tree) if name in RIDDLES)
-    assert places.total() < MOST_RIDDLES, places.most_common()
+    listed = "\n".join(f"{path}: {count}" for path, count in places.most_common())
+    assert places.total() < MOST_RIDDLES, f"{places.total()} places:\n{listed}"

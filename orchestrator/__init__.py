@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestrator.analysis.load import load_results
+    from orchestrator.spec.errors import PrunesweepError
     from orchestrator.spec.search_space import SearchSpace
     from orchestrator.sweep.planning import plan
     from orchestrator.sweep.run import run
     from orchestrator.trial.run import run_trial
 
 _HOMES = {
+    "PrunesweepError": "orchestrator.spec.errors",
     "SearchSpace": "orchestrator.spec.search_space",
     "plan": "orchestrator.sweep.planning",
     "run": "orchestrator.sweep.run",
@@ -19,7 +21,7 @@ _HOMES = {
     "load_results": "orchestrator.analysis.load",
 }
 
-__all__ = ["SearchSpace", "load_results", "plan", "run", "run_trial"]
+__all__ = ["PrunesweepError", "SearchSpace", "load_results", "plan", "run", "run_trial"]
 
 
 def __getattr__(name: str) -> Any:

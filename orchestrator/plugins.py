@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from orchestrator.spec.errors import nearest
+from orchestrator.spec.errors import PrunesweepError, nearest
 
 # The vocabulary in which a plug-in annotates its parameters. Bounds travel with the type, so `plan` can refuse a bad
 # value without importing the plug-in (and, with it, torch).
@@ -42,7 +42,7 @@ _VOCABULARY: dict[str, Any] = {
 }
 
 
-class UnknownName(KeyError):
+class UnknownName(PrunesweepError, KeyError):
     """A name that no table holds; its message carries the nearest valid one."""
 
     def __str__(self) -> str:

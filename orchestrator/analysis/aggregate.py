@@ -12,13 +12,15 @@ from typing import Any, Literal
 
 from scipy.special import stdtr, stdtrit
 
+from orchestrator.spec.errors import PrunesweepError
+
 LEVEL = 0.95
 """The confidence level of every interval of a mean."""
 
 Interval = Literal["t", "bca"]
 
 
-class Unpairable(ValueError):
+class Unpairable(PrunesweepError, ValueError):
     """Rows that cannot be paired by seed, or names that no row has."""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from orchestrator.metrics import pareto
+from orchestrator.spec.errors import PrunesweepError
 
 Direction = Literal["max", "min"]
 Point = Sequence[float | None]
@@ -21,7 +22,7 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 }
 
 
-class BadObjectives(ValueError):
+class BadObjectives(PrunesweepError, ValueError):
     """Directions, points, references or budgets that do not fit together."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from orchestrator.spec.errors import nearest
+from orchestrator.spec.errors import PrunesweepError, nearest
 
 if TYPE_CHECKING:  # planning imports this module for its errors and must not wait for numpy
     import numpy as np
@@ -37,7 +37,7 @@ def select_classes(names: Sequence[str], requested: Sequence[str] | None, path: 
     return tuple(requested)
 
 
-class DataError(ValueError):
+class DataError(PrunesweepError, ValueError):
     """An image set that cannot be used as it is."""
 
 

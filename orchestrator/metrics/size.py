@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from orchestrator.metrics.macs import layer_macs
+from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.result import LayerRow
 
 Convolution = nn.modules.conv._ConvNd
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-class LayersDiffer(ValueError):
+class LayersDiffer(PrunesweepError, ValueError):
     """The pruned network is not the dense network cut down."""
 
 

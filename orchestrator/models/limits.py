@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from orchestrator.spec.errors import PrunesweepError
 
-class ModelError(ValueError):
+
+class ModelError(PrunesweepError, ValueError):
     """A network that cannot be built from its name, its parameters and the shape of the data."""
 
 

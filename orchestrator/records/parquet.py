@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.records.record_fingerprints import record_fingerprints
 from orchestrator.records.records import Latency, read_latency, read_results
+from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.metric import LATENCY_METRICS, METRICS, TRIAL_METRICS
 from orchestrator.spec.redacting import redacted_values
 from orchestrator.spec.result import EpochRow, LayerRow, TrialResult
@@ -59,7 +60,7 @@ _ROWS_A_BATCH = 50_000
 _FINGERPRINT = b"prunesweep.records"
 
 
-class NoSuchSweep(ValueError):
+class NoSuchSweep(PrunesweepError, ValueError):
     """A folder that holds neither records nor views."""
 
 

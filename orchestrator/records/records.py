@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.result import Status, TrialResult
 from orchestrator.storage.atomic import replacing, write_once
 from orchestrator.storage.bucket import bucket_of
@@ -27,11 +28,11 @@ _ID = re.compile(r"\w[\w.-]*")
 Record = TypeVar("Record", bound=BaseModel)
 
 
-class DamagedRecord(ValueError):
+class DamagedRecord(PrunesweepError, ValueError):
     """A record that cannot be read; the message names the file."""
 
 
-class FinishedTrial(ValueError):
+class FinishedTrial(PrunesweepError, ValueError):
     """An attempt to forget a trial that did not fail."""
 
 

@@ -12,7 +12,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 
-class SpecError(ValueError):
+class PrunesweepError(Exception):
+    """Base class of every exception that this package defines."""
+
+
+class SpecError(PrunesweepError, ValueError):
     """A value of a search space that cannot be used.
 
     Args:
@@ -89,7 +93,7 @@ def _kinds(annotation: Any) -> list[Any]:
     return [annotation, *inner]
 
 
-class StoreAway(OSError):
+class StoreAway(PrunesweepError, OSError):
     """A bucket cannot be reached or used; the message names it and says why."""
 
 

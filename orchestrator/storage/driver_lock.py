@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from orchestrator.spec.errors import PrunesweepError
 from orchestrator.storage.bucket import bucket_of, lease_of
 from orchestrator.storage.lease import LeaseHeld, holder_of, leased
 from orchestrator.storage.uri import address_of
@@ -20,7 +21,7 @@ from orchestrator.storage.uri import address_of
 _LOCK = ".driver"
 
 
-class DriverAtWork(ValueError):
+class DriverAtWork(PrunesweepError, ValueError):
     """A driver runs the sweep; the message says where."""
 
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.spec.errors import StoreAway
+from orchestrator.spec.errors import PrunesweepError, StoreAway
 
 SECONDS = 60.0
 """A lease that was not renewed for so long is free."""
@@ -67,7 +67,7 @@ class Holder:
         return bool(self.machine) and self.machine == _machine() and _started(self.pid) != self.started
 
 
-class LeaseHeld(ValueError):
+class LeaseHeld(PrunesweepError, ValueError):
     """Somebody else holds the lease."""
 
     def __init__(self, holder: Holder, age: float) -> None:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from orchestrator.spec.errors import nearest
+from orchestrator.spec.errors import PrunesweepError, nearest
 from orchestrator.surgery.groups import ChannelGroup, channel_groups, shrink
 from orchestrator.surgery.layers import Axis
 from orchestrator.surgery.selection import ChannelSelection, WeightSelection
 
 
-class CannotCut(ValueError):
+class CannotCut(PrunesweepError, ValueError):
     """A selection that does not fit the network, or a network that does not run once it is cut."""
 
 

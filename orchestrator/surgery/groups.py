@@ -13,12 +13,12 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from orchestrator.spec.errors import nearest
+from orchestrator.spec.errors import PrunesweepError, nearest
 from orchestrator.surgery.channel_tracing import ChannelIds, Track, follow
 from orchestrator.surgery.layers import Axis, BatchNorm, Convolution, drops_whole_groups, is_depthwise
 
 
-class UnknownLayer(ValueError):
+class UnknownLayer(PrunesweepError, ValueError):
     """A layer that the network does not have."""
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.spec.errors import nearest
+from orchestrator.spec.errors import PrunesweepError, nearest
 from orchestrator.surgery.groups import ChannelGroup
 
 Layers = Sequence[str | int]
 """Layers by name, or by index among the prunable ones in order of execution."""
 
 
-class NotPrunable(ValueError):
+class NotPrunable(PrunesweepError, ValueError):
     """A layer to prune that the network does not have, or that cannot lose anything."""
 
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from orchestrator.spec.errors import nearest
+from orchestrator.spec.errors import PrunesweepError, nearest
 from orchestrator.surgery.groups import ChannelGroup
 from orchestrator.surgery.layers import Convolution
 from orchestrator.surgery.selection import ChannelSelection
 
 
-class UnknownParameter(ValueError):
+class UnknownParameter(PrunesweepError, ValueError):
     """A mask for a parameter that the network does not have, or of another shape."""
 
 

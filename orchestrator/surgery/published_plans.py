@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from orchestrator.spec.errors import nearest
+from orchestrator.spec.errors import PrunesweepError, nearest
 
 Counts = dict[str, int]
 """Filters to keep, by channel group; a layer that is not named stays whole."""
 
 
-class UnknownPlan(ValueError):
+class UnknownPlan(PrunesweepError, ValueError):
     """A plan that does not exist, or not for this network."""
 
 

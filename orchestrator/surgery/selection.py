@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from orchestrator.spec.errors import nearest
+from orchestrator.spec.errors import PrunesweepError, nearest
 from orchestrator.surgery.costs import Costs, Counts, Quantity
 from orchestrator.surgery.groups import ChannelGroup
 from orchestrator.surgery.layer_lookup import Layers, groups_of, tensors_of
@@ -23,15 +23,15 @@ TOLERANCE = 0.01
 """A target counts as met within this share of the dense quantity."""
 
 
-class CannotMeetTarget(ValueError):
+class CannotMeetTarget(PrunesweepError, ValueError):
     """Even the smallest legal network is above the target."""
 
 
-class UnusableScores(ValueError):
+class UnusableScores(PrunesweepError, ValueError):
     """Scores that do not fit the network, or are not numbers."""
 
 
-class UnusableCounts(ValueError):
+class UnusableCounts(PrunesweepError, ValueError):
     """Counts to keep that do not fit the network."""
 
 

@@ -14,6 +14,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
+from orchestrator.spec.errors import PrunesweepError
 from orchestrator.surgery.cutting import CannotCut, cut
 from orchestrator.surgery.selection import ChannelSelection
 
@@ -22,7 +23,7 @@ _CUT = "cut.json"
 _FORMAT = 1
 
 
-class DamagedModel(ValueError):
+class DamagedModel(PrunesweepError, ValueError):
     """A saved network that is not whole, or not the one asked for."""
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from orchestrator.records.bucket_sync import cached_stages, refresh, refresh_all, upload, write_marker
 from orchestrator.records.records import LATENCY, DamagedRecord, forget, read_result, recorded_ids
+from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.result import FAILED_STATUSES, TrialResult
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.trial import TrialSpec
@@ -31,7 +32,7 @@ from orchestrator.sweep.planning import ADAPTIVE, Plan, plan
 from orchestrator.sweep.stopping.policy import StoppingPolicy
 
 
-class SweepBusy(RuntimeError):
+class SweepBusy(PrunesweepError, RuntimeError):
     """Another driver runs this sweep."""
 
 

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.trial import Baseline
 
 STEP_MILESTONES = (0.5, 0.75)
@@ -18,7 +19,7 @@ HIGHEST_CYCLED_MOMENTUM = 0.95
 LOWEST_CYCLED_MOMENTUM = 0.85
 
 
-class ScheduleError(ValueError):
+class ScheduleError(PrunesweepError, ValueError):
     """A schedule or budget with values out of range; the message repeats the value."""
 
 

@@ -21,6 +21,7 @@ from orchestrator.data.source import DataError
 from orchestrator.metrics.latency import Timing, measure
 from orchestrator.models.build import ModelError, build
 from orchestrator.plugins import UnknownName
+from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.trial import Choice
 from orchestrator.surgery.serialization import DamagedModel, rebuild
 
@@ -35,7 +36,7 @@ _IMAGES = 64
 Function = Callable[[Tensor], Tensor]
 
 
-class ExportError(ValueError):
+class ExportError(PrunesweepError, ValueError):
     """A network that cannot be exported, or whose file gives other outputs."""
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.metrics.size import layer_table, sizes
-from orchestrator.spec.errors import OUT_OF_MEMORY, out_of_memory, out_of_space
+from orchestrator.spec.errors import OUT_OF_MEMORY, PrunesweepError, out_of_memory, out_of_space
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.result import EpochRow, Status, TrialResult
 from orchestrator.spec.trial import TrialSpec
@@ -30,7 +30,7 @@ Cut = Callable[[dict[str, float]], None]
 """Called with the sizes of the network right after the cut, before any retraining."""
 
 
-class Stopped(Exception):
+class Stopped(PrunesweepError):
     """Raised by what a trial reports to: it ends here, and its record says so.
 
     Args:

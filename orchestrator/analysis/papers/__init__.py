@@ -10,10 +10,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from orchestrator.spec.errors import nearest
+from orchestrator.spec.errors import PrunesweepError, nearest
 
 
-class NoSuchTable(ValueError):
+class NoSuchTable(PrunesweepError, ValueError):
     """A paper or a table that is not among the printed ones."""
 
 

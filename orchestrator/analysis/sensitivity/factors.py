@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.analysis.aggregate import arm_of, axis_value
+from orchestrator.spec.errors import PrunesweepError
 
 Floats = NDArray[np.float64]
 
@@ -19,7 +20,7 @@ ARM = "arm"
 SEED_NOISE = "seed_noise"
 
 
-class NothingToAnalyse(ValueError):
+class NothingToAnalyse(PrunesweepError, ValueError):
     """No trial has the metric, or no parameter was varied."""
 
 

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from orchestrator.methods.base import PruneTask, Ranking, Scores
 from orchestrator.methods.parts.gates import SharedGate
 from orchestrator.plugins import Count, OpenShare, Positive, Share
+from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.trial import Target
 from orchestrator.surgery.groups import ChannelGroup
 from orchestrator.surgery.selection import ChannelSelection, Scope
 
 
-class NothingMeasured(ValueError):
+class NothingMeasured(PrunesweepError, ValueError):
     """The training had no step in which gates could be measured."""
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from orchestrator.methods.base import PruneTask
+from orchestrator.spec.errors import PrunesweepError
 from orchestrator.surgery.costs import Counts
 from orchestrator.surgery.selection import select_channels
 
 
-class NoBudget(ValueError):
+class NoBudget(PrunesweepError, ValueError):
     """A training that aims at a size, and nothing that says which."""
 
 

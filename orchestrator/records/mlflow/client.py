@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.redacting import redacted
 from orchestrator.storage.atomic import replacing_here
 
@@ -33,7 +34,7 @@ class ListedRun:
     """The values of those that were asked for."""
 
 
-class MlflowFailure(ValueError):
+class MlflowFailure(PrunesweepError, ValueError):
     """MLflow did not take everything.
 
     Args:

@@ -25,6 +25,7 @@ import ray
 from ray import tune
 
 from orchestrator.records.bucket_sync import delete_marker
+from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.search_space import Resources
 from orchestrator.storage.uri import address_of
 from orchestrator.sweep.cluster.tune_searcher import Feed, LifoScheduler, Listener, StoreFull, sweep_folder
@@ -37,7 +38,7 @@ _ASKED = 32
 """Workers asked for at least, where there is work for them: a cluster that starts machines on demand sees no more."""
 
 
-class Interrupted(Exception):
+class Interrupted(PrunesweepError):
     """A person or a scheduler asked the driver to stop."""
 
 

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.records.bucket_sync import refresh, write_marker
 from orchestrator.records.records import read_result, write_result
-from orchestrator.spec.errors import out_of_space
+from orchestrator.spec.errors import PrunesweepError, out_of_space
 from orchestrator.spec.result import TrialResult
 from orchestrator.storage.uri import store_folder
 from orchestrator.sweep.driver.jobs import LATENCY, Events, Job, JobQueue, jobs_of, measuring_job
@@ -27,7 +27,7 @@ _WAIT_SECONDS = 5.0
 """How long the driver waits for a suggestion when nothing else is left to do; Tune would look again after a second."""
 
 
-class StoreFull(Exception):
+class StoreFull(PrunesweepError):
     """There is no space left to write to; nothing that was under way is recorded."""
 
 

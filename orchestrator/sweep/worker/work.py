@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.records.bucket_sync import delete_marker, read_marker, refresh_trial, upload
 from orchestrator.records.records import write_latency, write_result
-from orchestrator.spec.errors import OUT_OF_MEMORY, out_of_space
+from orchestrator.spec.errors import OUT_OF_MEMORY, PrunesweepError, out_of_space
 from orchestrator.spec.result import EpochRow
 from orchestrator.spec.trial import TrialSpec
 from orchestrator.storage.bucket import PATIENCE, bucket_of
@@ -55,7 +55,7 @@ def work(job: Mapping[str, Any], place: Mapping[str, Any], tell: Tell, device: s
         tell({"done": True, "error": error})
 
 
-class _Crowded(Exception):
+class _Crowded(PrunesweepError):
     """A GPU's memory did not suffice for the trials that share it."""
 
 

@@ -12,10 +12,11 @@ from orchestrator.methods.base import PruneTask, Ranking, Scores
 from orchestrator.methods.dynamic.dns.masked_weight import MaskedWeight
 from orchestrator.methods.parts.reparametrization import Reparametrization
 from orchestrator.plugins import Count, NonNegative, Positive, Share
+from orchestrator.spec.errors import PrunesweepError
 from orchestrator.surgery.selection import Scope, WeightSelection
 
 
-class UnusableThresholds(ValueError):
+class UnusableThresholds(PrunesweepError, ValueError):
     """Threshold factors that do not fit the network's layers."""
 
 

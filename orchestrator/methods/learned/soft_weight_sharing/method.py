@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from orchestrator.methods.base import PruneTask, Ranking, Scores, prunable_weights
 from orchestrator.methods.learned.soft_weight_sharing.mixture import Mixture, merge
 from orchestrator.plugins import Count, NonNegative, OpenShare, Positive
+from orchestrator.spec.errors import PrunesweepError
 from orchestrator.surgery.selection import Scope
 from orchestrator.training.batch_norm import recompute_batch_norm
 from orchestrator.training.loop import Batch
@@ -20,7 +21,7 @@ _TUTORIAL_STEPS = 7050
 _HIGHEST_RAISE = 30.0
 
 
-class NothingLeft(ValueError):
+class NothingLeft(PrunesweepError, ValueError):
     """A mixture that takes every weight of the network for a zero."""
 
 

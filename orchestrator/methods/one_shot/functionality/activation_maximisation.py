@@ -11,6 +11,7 @@ from sklearn.cluster import KMeans, ward_tree
 from torch import Tensor, nn
 
 from orchestrator.methods.base import Channels, filters, norms
+from orchestrator.spec.errors import PrunesweepError
 from orchestrator.surgery.groups import ChannelGroup
 
 _START_SPREAD = 0.1
@@ -103,7 +104,7 @@ def centroids(patterns: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([patterns[labels == label].mean(0) for label in range(int(labels.max()) + 1)])
 
 
-class _Reached(Exception):
+class _Reached(PrunesweepError):
     """The layer has been run: the rest of the network need not be."""
 
 

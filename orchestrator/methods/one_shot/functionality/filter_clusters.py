@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from orchestrator.spec.errors import PrunesweepError
 from orchestrator.surgery.groups import ChannelGroup
 
 PRINTED_CLUSTERS = {
@@ -18,7 +19,7 @@ PRINTED_CLUSTERS = {
 """Clusters of each layer of VGG-16 and ConvNet, tables 3 and 4 of the paper."""
 
 
-class WrongClusters(ValueError):
+class WrongClusters(PrunesweepError, ValueError):
     """Numbers of clusters that do not fit the network."""
 
 

@@ -15,7 +15,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.spec.errors import SpecError
+from orchestrator.spec.errors import PrunesweepError, SpecError
 from orchestrator.spec.search_space import Axis, Range, SearchSpace
 from orchestrator.sweep.search.adaptive.parameters import SEED, Parameters
 from orchestrator.sweep.search.observation import EvaluatedTrial, Observation
@@ -33,7 +33,7 @@ _COUNTABLE = 100_000
 """Points of a finite space that are listed at most."""
 
 
-class Exhausted(Exception):
+class Exhausted(PrunesweepError):
     """The search finds no new trial; the message says why."""
 
 

@@ -1,1 +1,1 @@
-"""Records read back: means, differences, fronts, sensitivities, and printed tables beside them."""
+"""Analyse a sweep's records: means, differences, Pareto fronts, sensitivities, comparison with published tables."""

@@ -1,4 +1,4 @@
-"""A sweep's records as plain rows, read from its Parquet view."""
+"""Load a sweep's records as plain rows from its Parquet view."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from orchestrator.storage.uri import is_uri, store_folder
 
 
 def load_results(sweep: str | Path) -> list[dict[str, Any]]:
-    """One mapping a trial, with the columns of ``trials.parquet``; the view is brought up to date first.
+    """Return one mapping per trial with the columns of ``trials.parquet``, after updating the view.
 
     Args:
-        sweep: the sweep's folder, e.g. ``runs/quickstart``, or its URI, which is read afresh.
+        sweep: the sweep's folder, e.g. ``runs/quickstart``, or its URI, from which new records are fetched first.
     """
     folder = store_folder(sweep)
     if is_uri(sweep):

@@ -1,4 +1,4 @@
-"""Several objectives at once: the front, its hypervolume, its knee, and the best within a budget."""
+"""Compare points in several objectives: Pareto front, hypervolume, knee, and the best within a budget."""
 
 from __future__ import annotations
 
@@ -23,28 +23,21 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 
 
 class BadObjectives(PrunesweepError, ValueError):
-    """Directions, points, references or budgets that do not fit together."""
+    """Directions, points, a reference or a budget that are invalid or do not match."""
 
 
-def front(points: Sequence[Point], directions: Sequence[Direction]) -> list[int]:
-    """Indices of the points that no other is better than in one objective and at least as good as in all.
+def pareto_front(points: Sequence[Point], directions: Sequence[Direction]) -> list[int]:
+    """Return the indices of the points that no other point dominates.
 
-    Equal points stand on the front together; a point with a value that is missing or not a number never does.
+    Equal points are on the front together; a point with a missing or non-finite value never is.
     """
     return pareto.front([(math.nan,) if cost is None else cost for cost in _costs(points, directions)])
 
 
-def front_of(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, Direction]) -> list[Mapping[str, Any]]:
-    """The finished rows on the front, e.g. of ``{"accuracy": "max", "macs": "min"}``."""
-    done = [row for row in rows if row["status"] == "done"]
-    points = [[row.get(name) for name in objectives] for row in done]
-    return [done[i] for i in front(points, list(objectives.values()))]
-
-
 def hypervolume(points: Sequence[Point], reference: Sequence[float], directions: Sequence[Direction]) -> float:
-    """Exact volume that the points dominate, up to the reference point; two or three objectives.
+    """Return the exact volume between the points and the reference point, for two or three objectives.
 
-    Points that are not better than the reference in every objective add nothing.
+    Points that are not better than the reference in every objective are ignored.
 
     Raises:
         BadObjectives: another number of objectives, or a reference that is not finite.
@@ -63,20 +56,20 @@ def hypervolume(points: Sequence[Point], reference: Sequence[float], directions:
 
 
 def knee(points: Sequence[Point], directions: Sequence[Direction]) -> int | None:
-    """Index of the point of the front furthest beyond the line (plane) through the ends of the front.
+    """Return the index of the point of the front furthest beyond the line (plane) through the ends of the front.
 
-    Every objective is scaled to 0..1 over the front (Das 1999, normal-boundary intersection). None where the front has
+    Every objective is scaled to 0..1 over the front (Das 1999, normal-boundary intersection). None if the front has
     no point between its ends, or none beyond the line.
     """
-    on = front(points, directions)
-    costs = [cost for cost in _costs([points[i] for i in on], directions) if cost is not None]
+    front = pareto_front(points, directions)
+    costs = [cost for cost in _costs([points[i] for i in front], directions) if cost is not None]
     spans = [(min(column), max(column)) for column in zip(*costs, strict=True)]
     if len(set(costs)) < 3 or any(low == high for low, high in spans):
         return None
     gains = [sum((high - c) / (high - low) for c, (low, high) in zip(cost, spans, strict=True)) for cost in costs]
-    best = max(range(len(on)), key=gains.__getitem__)
-    # The ends themselves gain 1 (of two objectives); rounding must not make a knee of a straight line.
-    return on[best] if gains[best] > 1 + 1e-9 else None
+    best = max(range(len(front)), key=gains.__getitem__)
+    # The ends have a gain of 1 (with two objectives); the tolerance keeps rounding from making a knee of a line.
+    return front[best] if gains[best] > 1 + 1e-9 else None
 
 
 def best_under(
@@ -85,14 +78,13 @@ def best_under(
     metric: str = "val_accuracy",
     direction: Direction = "max",
 ) -> Mapping[str, Any] | None:
-    """The best finished row within the budget, e.g. ``{"latency_ms": "<= 12"}``; None where nothing fits.
+    """Return the best finished row within the budget, e.g. ``{"latency_ms": "<= 12"}``; None if none is within it.
 
-    The choice is made by the validation accuracy, so that the test accuracy of the chosen row stays an honest estimate.
-    Give it folded rows to choose among settings, not among lucky seeds. A row without a value of a budgeted quantity is
-    not within the budget.
+    Choosing by validation accuracy leaves the test accuracy of the chosen row an unbiased estimate. To choose among
+    settings rather than seeds, pass `Setting.mean_row`s. A row without a budgeted metric is not within the budget.
 
     Raises:
-        BadObjectives: a budget that is not a comparison.
+        BadObjectives: a budget is not a comparison.
     """
     limits = {name: _comparison(name, text) for name, text in budget.items()}
     sign = 1.0 if direction == "max" else -1.0
@@ -107,10 +99,10 @@ def best_under(
 
 
 def _comparison(name: str, text: str) -> Callable[[float], bool]:
-    found = re.fullmatch(r"\s*(<=|>=|<|>)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*", text)
-    if not found:
+    match = re.fullmatch(r"\s*(<=|>=|<|>)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*", text)
+    if not match:
         raise BadObjectives(f"budget.{name}: must be a comparison such as '<= 12', found {text!r}")
-    compare, limit = _COMPARISONS[found[1]], float(found[2])
+    compare, limit = _COMPARISONS[match[1]], float(match[2])
     return lambda value: compare(value, limit)
 
 
@@ -119,7 +111,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _costs(points: Sequence[Point], directions: Sequence[Direction]) -> list[tuple[float, ...] | None]:
-    """Every objective turned so that less is better; None for a point that is not fully measured."""
+    """Convert every objective to one to minimise; None for a point with a missing or non-finite value."""
     for direction in directions:
         if direction not in ("max", "min"):
             raise BadObjectives(f"directions: must be 'max' or 'min', found {direction!r}")
@@ -143,7 +135,7 @@ def _area(costs: Sequence[tuple[float, ...]], corner: Sequence[float]) -> float:
 
 
 def _volume(costs: Sequence[tuple[float, ...]], corner: Sequence[float]) -> float:
-    """Slices along the third objective: between two levels the dominated area does not change."""
+    """Sum slices along the third objective: between two levels the dominated area is constant."""
     levels = sorted({cost[2] for cost in costs})
     total = 0.0
     for level, above in zip(levels, [*levels[1:], corner[2]], strict=True):

@@ -1,4 +1,4 @@
-"""What each printed number is in a sweep's own columns, and which trials it is to be set beside."""
+"""Map each published number to a column of ``trials.parquet`` and to the trials that it is compared with."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from orchestrator.analysis.papers import PrintedTable, paper
+from orchestrator.analysis.papers import PublishedTable, paper
 
 Unit = Literal["plain", "percent", "percent_left", "factor_left"]
-"""How a share is printed: as 100 x, as 100 (1 - x), as 1 / (1 - x); or the number as it is."""
+"""Published form of a share x: 100 x, 100 (1 - x), 1 / (1 - x); or ``plain``, the number as it is."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One printed number, and the trials that answer it."""
+    """One published number, and the conditions on the trials that match it."""
 
     row: str
     column: str
-    printed: float
+    published: float
     metric: str
     """The column of ``trials.parquet`` that it is compared with."""
     unit: Unit
     model: str
     data: str = ""
     method: str = ""
-    """As search spaces name it; "" where any trial will do, which is so of the dense network."""
+    """The method's name in search spaces; empty if any trial matches, as for a result of the dense network."""
     plan: str = ""
     """The paper's name for the kept widths, e.g. A."""
     near: Mapping[str, float] | None = None
-    """Columns whose value has to be near this one; of a row with a plan that names none, in its place."""
+    """Columns with the values that they must be near to; not used for a trial that names the plan."""
     exact: Mapping[str, Any] | None = None
-    """Columns whose value has to be this one."""
+    """Columns with the values that they must have."""
     sd: float | None = None
     group: str = ""
-    """Rows whose order tells something stand in one group."""
+    """Name of the group of rows whose order is meaningful."""
     flags: tuple[str, ...] = ()
 
 
-def cells(table: PrintedTable) -> list[Cell]:
-    """Every printed number that a sweep's trials could answer; none of a table of layers or of recipes."""
+def cells(table: PublishedTable) -> list[Cell]:
+    """Return every published number that trials can be compared with; none for a table of layers or of recipes."""
     read = _READERS.get((table.paper, table.number))
     return [cell for row in table.rows for cell in read(row)] if read else []
 
 
-def why_none(table: PrintedTable) -> str:
-    """The reason why a table has no cells."""
+def reason_for_no_cells(table: PublishedTable) -> str:
+    """Return the reason why a table has no cells."""
     if not table.rows:
         return "no row of the table survives"
     if any("layer" in row for row in table.rows):
@@ -62,7 +62,7 @@ def _functionality(data: str) -> Callable[[Mapping[str, Any]], Iterator[Cell]]:
         if row.get("is_baseline"):
             yield Cell(
                 column="retrain_accuracy_pct",
-                printed=row["retrain_accuracy_pct"],
+                published=row["retrain_accuracy_pct"],
                 metric="dense_accuracy",
                 unit="percent",
                 **common,
@@ -84,7 +84,7 @@ _FUNCTIONALITY: dict[str, tuple[str, Unit]] = {
 
 
 def _pfec(row: Mapping[str, Any]) -> Iterator[Cell]:
-    """Paper 001, Table 2: the schedules of one pruned network stand side by side."""
+    """Read paper 001, table 2, whose columns are the schedules of one pruned network."""
     plan = row["pruned_model"].rpartition("-")[2]
     sizes = [s for s in paper("001")["pfec_sizes"]["rows"] if (s["model"], s["variant"]) == (row["model"], plan)]
     common: dict[str, Any] = {"model": row["model"], "data": row["dataset"], "group": row["pruned_model"]}
@@ -96,7 +96,7 @@ def _pfec(row: Mapping[str, Any]) -> Iterator[Cell]:
         yield Cell(
             row=row["pruned_model"],
             column=column,
-            printed=row[column],
+            published=row[column],
             metric="accuracy",
             unit="percent",
             method="l1_norm",
@@ -108,7 +108,7 @@ def _pfec(row: Mapping[str, Any]) -> Iterator[Cell]:
 
 
 def _same_size(row: Mapping[str, Any]) -> Iterator[Cell]:
-    """Paper 001, Tables 3, 4, 10: the comparator is printed, l1-norm with CLR at its number of parameters is ours."""
+    """Read paper 001, tables 3, 4, 10, which are compared with l1-norm and CLR at the same number of parameters."""
     name = row["name"]
     if "baseline" in name:
         return
@@ -199,7 +199,7 @@ def _mask_latency(row: Mapping[str, Any]) -> Iterator[Cell]:
     if not target:
         sd = row["latency_std"]
         yield Cell(
-            column="latency_ms", printed=row["latency_ms"], metric="dense_latency_ms", unit="plain", sd=sd, **common
+            column="latency_ms", published=row["latency_ms"], metric="dense_latency_ms", unit="plain", sd=sd, **common
         )
         return
     common |= {"method": "mask_convnet", "near": {"target_sparsity": target / 100}}
@@ -250,9 +250,9 @@ _DATA_OF = {
 }
 
 
-def _method(printed: str) -> str:
-    """A method that no search space can name keeps its printed name, and is matched by nothing."""
-    return next((name for start, name in _METHODS.items() if printed.lower().startswith(start)), printed)
+def _method(published: str) -> str:
+    """Return the method's name in search spaces; the published name, which matches nothing, if it has none."""
+    return next((name for start, name in _METHODS.items() if published.lower().startswith(start)), published)
 
 
 def _columns(
@@ -264,9 +264,9 @@ def _columns(
     for column, (metric, unit) in columns.items():
         if row.get(column) is not None:
             sd = (sds or {}).get(column)
-            yield Cell(column=column, printed=float(row[column]), metric=metric, unit=unit, sd=sd, **common)
+            yield Cell(column=column, published=float(row[column]), metric=metric, unit=unit, sd=sd, **common)
 
 
 def _count(text: str) -> float:
-    """``11.05M`` as a number."""
+    """Convert a count such as ``11.05M`` to a number."""
     return float(text[:-1]) * {"M": 1e6, "B": 1e9}[text[-1]]

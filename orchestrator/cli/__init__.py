@@ -1,4 +1,4 @@
-"""The command line; bad input is one message and exit code 2."""
+"""Provide the command line; bad input ends with one message and exit code 2."""
 
 # ruff: noqa: I001 (the order of the imports is that of the commands in the help)
 
@@ -12,7 +12,7 @@ from orchestrator.cli.app import app
 
 
 def main() -> None:
-    """Entry point; the user's own modules are found in the current folder."""
+    """Run the command line, with the current folder on the import path for the user's own modules."""
     sys.path.insert(0, os.getcwd())
     app()
 

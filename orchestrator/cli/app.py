@@ -1,4 +1,4 @@
-"""What every command needs: the application, its consoles, options that several take, errors as one message."""
+"""Define what the commands share: the application, consoles, common options, errors as one message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-# A file or a pipe has no width: tables keep theirs.
+# Written to a file or a pipe, which have no width, tables are 120 columns wide.
 OUT = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 ERR = Console(stderr=True, highlight=False)
 
@@ -36,21 +36,21 @@ def _store(out: str) -> Path:
 
 Store = Annotated[
     Path,
-    typer.Option("--out", metavar="STORE", parser=_store, help="What sweeps share: a folder, s3://... or gs://..."),
+    typer.Option("--out", metavar="STORE", parser=_store, help="Store of the sweeps: a folder, s3://... or gs://..."),
 ]
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or its folder.")]
-Settings = Annotated[
+Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value, e.g. --set data.path=images (repeatable)."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable, on standard output, nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON to standard output.")]
 
 
-def sweep_folder(sweep: str, out: Path) -> Path:
-    """The folder of a sweep given by name or by path."""
+def find_sweep(sweep: str, out: Path) -> Path:
+    """Return the folder of a sweep given by name or by path; exit with a message if there is none."""
     from orchestrator.records.bucket_sync import refresh_all, sweeps_of
 
-    # Only a plain name is looked up in the store: nothing like ../../elsewhere leads out of it.
+    # Only a plain name is looked up in the store, so that a name such as ../../elsewhere cannot lead out of it.
     plain = Path(sweep).name == sweep != ".."
     with errors():
         named = out / sweep if plain and not (Path(sweep) / "searchspace.yaml").exists() else store_folder(sweep)
@@ -60,17 +60,19 @@ def sweep_folder(sweep: str, out: Path) -> Path:
     return named
 
 
-def settings_of(given: list[str] | None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for text in given or []:
+def parse_overrides(texts: list[str] | None) -> dict[str, Any]:
+    """Parse the values of ``--set``, each ``KEY=VALUE`` with a YAML value."""
+    overrides: dict[str, Any] = {}
+    for text in texts or []:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise SpecError("--set", f"must be KEY=VALUE, found {text!r}")
-        found[key] = parse_yaml(value, f"--set {key}")
-    return found
+        overrides[key] = parse_yaml(value, f"--set {key}")
+    return overrides
 
 
 def cell(value: Any) -> str:
+    """Format a value for a cell of a terminal table."""
     if value is None:
         return ""
     if isinstance(value, dict):
@@ -80,6 +82,7 @@ def cell(value: Any) -> str:
 
 @contextmanager
 def errors() -> Iterator[None]:
+    """Turn the errors that users can mend into one message and exit code 2."""
     try:
         yield
     except SpecError as error:
@@ -97,5 +100,6 @@ def errors() -> Iterator[None]:
 
 
 def fail(message: str) -> NoReturn:
+    """Print an error message, without credentials, and exit with code 2."""
     ERR.print(f"error: {redacted(message)}", markup=False, soft_wrap=True)
     raise typer.Exit(2)

@@ -1,4 +1,4 @@
-"""What sweeps found: compare, report, export."""
+"""Commands for the results of a sweep: compare, report, export, register."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from orchestrator.cli.app import (
     cell,
     errors,
     fail,
-    sweep_folder,
+    find_sweep,
 )
 from orchestrator.records.bucket_sync import refresh_trial
 from orchestrator.spec.errors import nearest
@@ -35,52 +35,51 @@ def compare(
     out: Store = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """This sweep's numbers beside a published table, row by row."""
-    from orchestrator.analysis.compare import compare as beside
-    from orchestrator.analysis.compare import trends
+    """Compare a sweep's results with a published table, row by row."""
+    from orchestrator.analysis import compare as comparison
     from orchestrator.analysis.load import load_results
     from orchestrator.analysis.papers import NoSuchTable
-    from orchestrator.analysis.papers import table as printed_table
+    from orchestrator.analysis.papers import table as published_table
 
-    folder = sweep_folder(sweep, out)
+    folder = find_sweep(sweep, out)
     with errors():
         try:
-            found = beside(load_results(folder), paper, table)
-            printed = printed_table(paper, table)
+            rows = comparison.compare(load_results(folder), paper, table)
+            published = published_table(paper, table)
         except NoSuchTable as error:
             fail(str(error))
-    order = trends(found)
+    trends = comparison.trends(rows)
     if as_json:
-        print(json.dumps({"rows": [asdict(row) for row in found], "trends": [asdict(t) for t in order]}, indent=2))
+        print(json.dumps({"rows": [asdict(row) for row in rows], "trends": [asdict(t) for t in trends]}, indent=2))
         return
-    shown = Table(title=f"paper {paper}, table {table}: {printed.title}", title_justify="left")
-    for name in ("row", "column", "printed", "ours", "difference", "note"):
-        shown.add_column(name, justify="right" if name in ("printed", "ours", "difference") else "left")
-    for row in found:
+    terminal = Table(title=f"paper {paper}, table {table}: {published.title}", title_justify="left")
+    for name in ("row", "column", "published", "ours", "difference", "note"):
+        terminal.add_column(name, justify="right" if name in ("published", "ours", "difference") else "left")
+    for row in rows:
         mean = "" if row.ours is None else f"{row.ours.mean:.2f}" + (f" ± {row.ours.sd:.2f}" if row.ours.sd else "")
         delta = "" if row.delta is None else f"{row.delta:+.2f}"
-        shown.add_row(*(Text(cell(value)) for value in (row.row, row.column, row.printed, mean, delta, row.note)))
-    OUT.print(shown)
-    for trend in order:
-        verdict = {True: "holds", False: "does not hold", None: "cannot be told"}[trend.holds]
+        terminal.add_row(*(Text(cell(value)) for value in (row.row, row.column, row.printed, mean, delta, row.note)))
+    OUT.print(terminal)
+    for trend in trends:
+        verdict = "holds" if trend.holds else "does not hold"
         OUT.print(f"order of the rows by {trend.column}: {verdict} (n = {trend.n}, Kendall {trend.kendall})")
-    for flag in printed.flags:
-        OUT.print(Text(f"printed inconsistency: {flag}"))
+    for flag in published.flags:
+        OUT.print(Text(f"inconsistency in the published table: {flag}"))
 
 
 @app.command()
 def report(
     sweep: SweepName,
     out: Store = Path("runs"),
-    beside: Annotated[list[str] | None, typer.Option("--compare", help="Another sweep (repeatable).")] = None,
+    others: Annotated[list[str] | None, typer.Option("--compare", help="Another sweep (repeatable).")] = None,
 ) -> None:
-    """One self-contained page with the answer, figures and tables: report/index.html in the sweep's folder."""
+    """Write one self-contained page with the answer, figures and tables: report/index.html in the sweep's folder."""
     from orchestrator.records.mlflow.view import MlflowFailure, log_report
     from orchestrator.report.document import write_report
 
-    folder = sweep_folder(sweep, out).resolve()
+    folder = find_sweep(sweep, out).resolve()
     with errors():
-        page = write_report(folder, [sweep_folder(other, out) for other in beside or []])
+        page = write_report(folder, [find_sweep(other, out) for other in others or []])
     try:
         log_report(folder.parent, folder.name, page)
     except MlflowFailure as failure:
@@ -95,17 +94,17 @@ def export(
     form: Annotated[str, typer.Option("--format", metavar="onnx|pt2", help="ONNX, or a torch.export program.")],
     out: Store = Path("runs"),
 ) -> None:
-    """The pruned network as one file, checked against the outputs of the network it is made from."""
+    """Write a pruned network as one file, checked against the outputs of the network in PyTorch."""
     from orchestrator.records.records import DamagedRecord, read_result, recorded_ids
 
-    folder = sweep_folder(sweep, out)
+    folder = find_sweep(sweep, out)
     with errors():
         if trial not in (known := recorded_ids(folder)):
             fail(f"no finished trial {trial!r} in {folder}{nearest(trial, known)}")
-        place = folder / "trials" / trial
-        refresh_trial(place)
+        trial_folder = folder / "trials" / trial
+        refresh_trial(trial_folder)
         try:
-            result = read_result(place / "result.json")
+            result = read_result(trial_folder / "result.json")
         except DamagedRecord as error:
             fail(str(error))
         if result.status != "done":
@@ -113,38 +112,39 @@ def export(
         from orchestrator.trial.exporting import ExportError, export_trial
 
         try:
-            found = export_trial(place, result.spec.data, form)
+            exported = export_trial(trial_folder, result.spec.data, form)
         except ExportError as error:
             fail(str(error))
-    OUT.print(str(found.path), soft_wrap=True, markup=False)
-    OUT.print(f"largest difference to PyTorch's outputs on {found.images}: {found.difference:.2g}")
+    OUT.print(str(exported.path), soft_wrap=True, markup=False)
+    OUT.print(f"largest difference to PyTorch's outputs on {exported.images}: {exported.difference:.2g}")
     OUT.print(
-        f"one image on this CPU: {form} {found.exported.median:.3f} ms, "
-        f"PyTorch {found.pytorch.median:.3f} ms (medians of {found.exported.rounds})"
+        f"one image on this CPU: {form} {exported.exported.median:.3f} ms, "
+        f"PyTorch {exported.pytorch.median:.3f} ms (medians of {exported.exported.rounds})"
     )
 
 
 @app.command()
 def register(sweep: SweepName, out: Store = Path("runs")) -> None:
-    """The networks on the front as versions in MLflow's model registry. Exit 1: some cannot be exported."""
+    """Register the networks on the Pareto front in MLflow's model registry. Exit 1: some cannot be exported."""
     from orchestrator.records.mlflow.view import MlflowFailure
     from orchestrator.records.parquet import NoSuchSweep
     from orchestrator.records.records import DamagedRecord
     from orchestrator.sweep.registration import register as register_front
 
-    folder = sweep_folder(sweep, out)
+    folder = find_sweep(sweep, out)
     with errors():
         try:
-            done = register_front(folder)
+            registration = register_front(folder)
         except (DamagedRecord, NoSuchSweep) as error:
             fail(str(error))
         except MlflowFailure as failure:
             fail(f"MLflow: {failure}; when that is mended: prunesweep sync {sweep}, and register again")
-    for line in done.left_out:
+    name, versions = registration.name, registration.registered
+    for line in registration.left_out:
         ERR.print(f"warning: not registered: {line}", markup=False, soft_wrap=True)
-    for one in done.registered:
-        state = "new" if one.new else "there already"
-        OUT.print(f"{done.name} version {one.version}: trial {one.trial_id} ({state})", soft_wrap=True, markup=False)
-    OUT.print(f"{len(done.registered)} of {done.front} networks on the front", soft_wrap=True, markup=False)
-    if done.left_out:
+    for version in versions:
+        state = "new" if version.new else "there already"
+        OUT.print(f"{name} version {version.version}: trial {version.trial_id} ({state})", soft_wrap=True, markup=False)
+    OUT.print(f"{len(versions)} of {registration.front} networks on the front", soft_wrap=True, markup=False)
+    if registration.left_out:
         raise typer.Exit(1)

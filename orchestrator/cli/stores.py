@@ -1,4 +1,4 @@
-"""Stores and what can be named: sync, gc, ui, list."""
+"""Commands for stores and for the names in search spaces: sync, gc, ui, list."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orchestrator.cli.app import (
     cell,
     errors,
     fail,
-    sweep_folder,
+    find_sweep,
 )
 from orchestrator.spec.errors import nearest
 from orchestrator.storage.uri import uri_of
@@ -30,36 +30,36 @@ from orchestrator.storage.uri import uri_of
 
 @app.command()
 def sync(sweep: SweepName, out: Store = Path("runs")) -> None:
-    """Make MLflow and Parquet say what the records say, e.g. after MLflow was away. Exit 1: it still is."""
+    """Rebuild MLflow and Parquet from the records, e.g. after MLflow was unreachable. Exit 1: it still is."""
     from orchestrator.storage.driver_lock import DriverAtWork
-    from orchestrator.sweep.maintenance.rebuild_views import sync as make_views
+    from orchestrator.sweep.maintenance.rebuild_views import sync as rebuild_views
 
     with errors():
         try:
-            done = make_views(sweep_folder(sweep, out))
+            views = rebuild_views(find_sweep(sweep, out))
         except DriverAtWork as busy:
             fail(str(busy))
-    for warning in done.warnings:
+    for warning in views.warnings:
         ERR.print(f"warning: {warning}", markup=False, soft_wrap=True)
-    gone = f", {done.discarded} runs without a record deleted" if done.discarded else ""
-    OUT.print(f"{done.trials} records; Parquet, and MLflow at {done.uri}{gone}", soft_wrap=True, markup=False)
-    if done.warnings:
+    deleted = f", {views.discarded} runs without a record deleted" if views.discarded else ""
+    OUT.print(f"{views.trials} records; Parquet, and MLflow at {views.uri}{deleted}", soft_wrap=True, markup=False)
+    if views.warnings:
         raise typer.Exit(1)
 
 
 @app.command()
 def gc(
     out: Store = Path("runs"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed; remove nothing.")] = False,
 ) -> None:
-    """Remove stage outputs that no sweep of the store needs, and what killed processes left behind."""
+    """Remove stage outputs that no sweep of the store needs, and leftovers of killed processes."""
     from orchestrator.sweep.maintenance.garbage import clean, told
 
     if uri_of(out) is None and not out.is_dir():
         fail(f"no store at {str(out)!r}")
     with errors():
-        done = clean(out, dry_run=dry_run)
-    for line in told(done, dry_run=dry_run):
+        removed = clean(out, dry_run=dry_run)
+    for line in told(removed, dry_run=dry_run):
         OUT.print(line, soft_wrap=True, markup=False)
 
 
@@ -69,7 +69,7 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
-    """MLflow's own user interface on the store."""
+    """Start MLflow's user interface on the store."""
     from orchestrator.records.mlflow.view import tracking_uri
 
     if not os.environ.get("MLFLOW_TRACKING_URI") and not (out / "mlflow.db").exists():
@@ -77,8 +77,8 @@ def ui(
             fail(f"no MLflow database on this machine: prunesweep sync SWEEP --out {uri_of(out)} makes it from records")
         fail(f"{out / 'mlflow.db'} is not there: run a sweep first, or name its store with --out")
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
-    # In place of this process, so that signals and the exit code are the server's own. The database's password may be
-    # part of the URI: everybody on the machine can read a command line, but not an environment.
+    # exec replaces this process, so that signals and the exit code are the server's own. The URI goes into the
+    # environment, because it may contain the database's password and every user can read a command line.
     os.execve(sys.executable, command, os.environ | {"MLFLOW_BACKEND_STORE_URI": tracking_uri(out)})
 
 
@@ -87,7 +87,7 @@ def list_names(
     what: Annotated[str, typer.Argument(metavar="methods|models|data|schedules|metrics|searches|plans|papers")],
     as_json: AsJson = False,
 ) -> None:
-    """What can be named in a search space: parameters, defaults, source."""
+    """List the names that a search space may use, with parameters, defaults and sources."""
     from orchestrator.cli.catalogue import KINDS, catalogue
 
     if what not in KINDS:
@@ -101,5 +101,6 @@ def list_names(
     for column in columns:
         table.add_column(column, overflow="fold")
     for entry in entries:
-        table.add_row(*(Text(cell(entry[column])) for column in columns))  # not markup: list[float] has brackets
+        # As Text, because the brackets of list[float] would be read as markup.
+        table.add_row(*(Text(cell(entry[column])) for column in columns))
     OUT.print(table)

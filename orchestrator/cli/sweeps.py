@@ -1,10 +1,12 @@
-"""Sweeps: plan, run, status."""
+"""Commands for sweeps: plan, run, status."""
 
 from __future__ import annotations
 
 import gc
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +17,7 @@ from orchestrator.cli.app import (
     ERR,
     OUT,
     AsJson,
-    Settings,
+    Overrides,
     SpaceFile,
     Store,
     SweepName,
@@ -23,8 +25,8 @@ from orchestrator.cli.app import (
     cell,
     errors,
     fail,
-    settings_of,
-    sweep_folder,
+    find_sweep,
+    parse_overrides,
 )
 from orchestrator.records.bucket_sync import refresh_all
 from orchestrator.spec.search_space import SearchSpace
@@ -38,19 +40,19 @@ from orchestrator.sweep.planning import plan as make_plan
 def plan(
     space: SpaceFile,
     out: Store = Path("runs"),
-    settings: Settings = None,
+    overrides: Overrides = None,
     as_json: AsJson = False,
     add_controls: Annotated[bool, typer.Option(help="Print the search space with missing controls as arms.")] = False,
 ) -> None:
-    """Resolve and check everything; train nothing."""
+    """Resolve and check a search space without training."""
     with errors():
         if add_controls:
             from orchestrator.report.controls import with_controls
             from orchestrator.spec.yaml_text import as_yaml
 
-            print(as_yaml(with_controls(SearchSpace.load(space, settings_of(settings)))), end="")
+            print(as_yaml(with_controls(SearchSpace.load(space, parse_overrides(overrides)))), end="")
             return
-        parsed = SearchSpace.load(space, settings_of(settings))
+        parsed = SearchSpace.load(space, parse_overrides(overrides))
         refresh_all(out / parsed.name, parsed.search.warm_start)
         planned = make_plan(parsed, out / parsed.name)
         facts = _facts(planned, out)
@@ -71,7 +73,7 @@ def plan(
     )
     if planned.to_draw:
         search = planned.space.search
-        OUT.print(f"{search.name} draws {planned.to_draw} more; what they share shows when they are drawn")
+        OUT.print(f"{search.name} draws {planned.to_draw} more, whose shared stages are not known yet")
     if facts["repeated"]:
         OUT.print(f"{facts['repeated']} more points resolve to trials planned before; each runs once")
 
@@ -80,8 +82,8 @@ def plan(
 def run(
     space: SpaceFile,
     out: Store = Path("runs"),
-    address: Annotated[str, typer.Option(help="local, auto, or HOST:PORT of a Ray cluster.")] = "local",
-    settings: Settings = None,
+    address: Annotated[str, typer.Option(help="local, auto, HOST:PORT, or inline.")] = "local",
+    overrides: Overrides = None,
     retry_failed: Annotated[bool, typer.Option(help="Run trials again that failed before.")] = False,
 ) -> None:
     """Run or resume a sweep. Exit 0: every trial ended well; 1: some failed; 2: bad search space."""
@@ -92,7 +94,7 @@ def run(
     with errors():
         try:
             outcome = run_sweep(
-                SearchSpace.load(space, settings_of(settings)), out=out, address=address, retry_failed=retry_failed
+                SearchSpace.load(space, parse_overrides(overrides)), out=out, address=address, retry_failed=retry_failed
             )
         except SweepBusy as busy:
             fail(str(busy))
@@ -131,13 +133,11 @@ def status(
     out: Store = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Done, running, failed, waiting; the best so far; time left."""
-    # Ten thousand records make many objects and no garbage: looking for it takes a tenth of the time.
-    gc.disable()
+    """Show done, running, failed and waiting trials, the best so far, and the time left."""
     from orchestrator.sweep.maintenance.status import state_of
 
-    folder = sweep_folder(sweep, out)
-    with errors():
+    folder = find_sweep(sweep, out)
+    with errors(), _garbage_collection_paused():
         facts = state_of(folder)
     if as_json:
         print(json.dumps(facts, indent=2))
@@ -152,19 +152,31 @@ def status(
         OUT.print(f"about {duration(facts['seconds_left'])} left")
     best = facts["best"]
     if best is not None:
-        told = ", ".join(f"{name} {value}" for name, value in best["point"].items())
+        point = ", ".join(f"{name} {value}" for name, value in best["point"].items())
         OUT.print(
-            f"best {best['metric']} so far: {best['value']:.4f} ({best['arm']}: {told}), trial {best['trial_id']}"
+            f"best {best['metric']} so far: {best['value']:.4f} ({best['arm']}: {point}), trial {best['trial_id']}"
         )
 
 
+@contextmanager
+def _garbage_collection_paused() -> Iterator[None]:
+    """Pause Python's garbage collector; with ten thousand records, it would take a tenth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 _ROWS = 100
-"""Settings that the summary of a run shows; nobody reads more in a terminal."""
+"""Largest number of settings that the summary of a run shows."""
 
 
 def _summary(folder: Path, planned: Plan) -> None:
-    """Mean and deviation over seeds, one row a setting."""
-    from orchestrator.analysis.aggregate import settings
+    """Print mean and standard deviation over seeds, one row per setting."""
+    from orchestrator.analysis.aggregate import group_settings
     from orchestrator.analysis.load import load_results
 
     ids = {trial.trial_id for trial in planned.trials}
@@ -172,7 +184,7 @@ def _summary(folder: Path, planned: Plan) -> None:
     order = {trial.trial_id: i for i, trial in enumerate(planned.trials)}
     rows.sort(key=lambda row: order[row["trial_id"]])
     table = Table(title=planned.space.question or planned.space.name, title_justify="left")
-    found = settings(rows, planned.varied)
+    settings = group_settings(rows, planned.varied)
     axes = [name for name in planned.varied if name != "seed"]
     for name in ("arm", *(axis.rpartition(".")[2] for axis in axes)):
         table.add_column(name)
@@ -186,14 +198,14 @@ def _summary(folder: Path, planned: Plan) -> None:
     }
     for title in (*metrics.values(), "n"):
         table.add_column(title, justify="right")
-    for setting in found[:_ROWS]:
+    for setting in settings[:_ROWS]:
         values = [setting.metric(name) for name in metrics]
         cells = [_mean(value, name) for value, name in zip(values, metrics, strict=True)]
         count = ", ".join([str(len(setting.rows)), *(f"{n} {status}" for status, n in setting.statuses.items())])
         table.add_row(setting.arm, *(cell(setting.point.get(name)) for name in axes), *cells, count)
     OUT.print(table)
-    if len(found) > _ROWS:
-        OUT.print(f"and {len(found) - _ROWS} settings more: prunesweep report {folder.name}")
+    if len(settings) > _ROWS:
+        OUT.print(f"and {len(settings) - _ROWS} settings more: prunesweep report {folder.name}")
 
 
 def _mean(value: Any, name: str) -> str:

@@ -1,1 +1,1 @@
-"""A sweep told in words, tables and figures: one self-contained page."""
+"""Write the report of a sweep: conclusions, figures and tables on one self-contained page."""

@@ -1,4 +1,4 @@
-"""A search space with the controls added that a fair comparison needs."""
+"""Add the controls of a fair comparison to a search space."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ DENSE = "dense_control"
 
 
 def with_controls(space: SearchSpace) -> SearchSpace:
-    """The search space with arms for the dense, the random and the magnitude control where they are missing.
+    """Return the search space with arms added for the dense, random and magnitude controls that it lacks.
 
-    Controls get the shares that the sweep asks for, of the same quantities; seeds are filled up to three.
+    Controls get the same sparsities of the same quantities as the sweep's targets; seeds are added up to three.
 
     Raises:
-        SpecError: the search space, or the one with controls, cannot be used.
+        SpecError: the search space is invalid, with or without the controls.
     """
-    asked: dict[str, dict[float, set[str]]] = {}
+    methods_at: dict[str, dict[float, set[str]]] = {}
     for trial in plan(space).trials:
         target = trial.spec.target
         if target.sparsity is not None:
-            asked.setdefault(target.quantity, {}).setdefault(target.sparsity, set()).add(trial.spec.method.name)
+            methods_at.setdefault(target.quantity, {}).setdefault(target.sparsity, set()).add(trial.spec.method.name)
     arms = []
-    if asked and not any(0.0 in shares for shares in asked.values()):
-        # Nothing removed is the same network whatever is counted.
-        arms.append(_arm("random", next(iter(asked)), [0.0], name=DENSE))
-    for quantity, shares in asked.items():
-        for methods in (RANDOM, magnitude(quantity)):
-            lacking = [share for share, present in sorted(shares.items()) if share > 0 and not present & set(methods)]
-            if lacking:
-                arms.append(_arm(methods[0], quantity, lacking))
-    # An arm of one method and other axes would not be one line in a figure: a control of its own has a name of its own.
+    if methods_at and not any(0.0 in sparsities for sparsities in methods_at.values()):
+        # With nothing removed the quantity does not matter: one dense control serves all.
+        arms.append(_arm("random", next(iter(methods_at)), [0.0], name=DENSE))
+    for quantity, sparsities in methods_at.items():
+        for controls in (RANDOM, magnitude(quantity)):
+            missing = [s for s, methods in sorted(sparsities.items()) if s > 0 and not methods & set(controls)]
+            if missing:
+                arms.append(_arm(controls[0], quantity, missing))
+    # Two arms of one name would be drawn as one line: a control whose name is taken gets a suffix.
     taken = {arm.label for arm in space.arms}
     named = [arm if arm.label not in taken else arm.model_copy(update={"name": f"{arm.label}_control"}) for arm in arms]
     added = space.model_copy(update={"arms": [*space.arms, *named], "axes": _seeded(space.axes)})
     if not space.arms and named:
-        # Without arms the base is the only one; it must stay one when others come.
+        # In a space without arms the base is the only arm; keep it as an arm beside the controls.
         added = added.model_copy(update={"arms": [Arm(name="base"), *named]})
     plan(added)
     return added
 
 
-def _arm(method: str, quantity: str, shares: list[float], name: str | None = None) -> Arm:
+def _arm(method: str, quantity: str, sparsities: list[float], name: str | None = None) -> Arm:
     overrides: Mapping[str, Any] = {"method": method, "target": {"quantity": quantity}}
-    return Arm(name=name, axes={"target.sparsity": shares}, overrides=dict(overrides))
+    return Arm(name=name, axes={"target.sparsity": sparsities}, overrides=dict(overrides))
 
 
 def _seeded(axes: Mapping[str, Axis]) -> dict[str, Axis]:

@@ -1,4 +1,4 @@
-"""What a report is made from: the trials of a sweep's present plan, folded into settings."""
+"""Load what a report is made from: the trials of a sweep's current plan, grouped into settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.analysis.aggregate import Setting, arm_of, axis_value, settings
+from orchestrator.analysis.aggregate import Setting, arm_of, axis_value, group_settings
 from orchestrator.analysis.load import load_results
 from orchestrator.records.parquet import write_views
 from orchestrator.records.records import DamagedRecord
@@ -25,31 +25,31 @@ from orchestrator.sweep.planning import PlannedTrial, plan
 
 Row = Mapping[str, Any]
 
-_WHOLE = ("model", "data", "retrain", "target.quantity", "target.sparsity")
-"""Told apart in every sweep, varied or not: arms may differ in them."""
+_ALWAYS_GROUPED = ("model", "data", "retrain", "target.quantity", "target.sparsity")
+"""Parameters that separate settings in every sweep, varied or not, because arms may differ in them."""
 
 
 FEWEST_SEEDS = 3
-"""With fewer, a spread over seeds is hardly known."""
+"""Number of seeds below which the standard deviation over seeds is too uncertain to rank by."""
 
 
 class Unreportable(SpecError):
-    """A sweep without an ended trial, or with a record that cannot be read."""
+    """A sweep without an ended trial, or with an unreadable record."""
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """The trials of one sweep, and what they were to tell."""
+    """The trials of one sweep and its search space."""
 
     folder: Path
     space: SearchSpace
     rows: Sequence[Row]
     axes: Sequence[str]
-    """What was varied, but for the seed, in the order of the search space."""
+    """Names of the varied parameters except the seed, in the order of the search space."""
     waiting: int | None
-    """Planned trials without a record; None where the plan cannot be made here (its data are elsewhere)."""
+    """Number of planned trials without a record; None if the plan cannot be made on this machine (data missing)."""
     left_out: int
-    """Recorded trials that are not of the present plan."""
+    """Number of recorded trials that are not in the current plan."""
 
     @property
     def name(self) -> str:
@@ -61,21 +61,22 @@ class ReportData:
 
     @property
     def grouping(self) -> list[str]:
-        """What tells one setting from another, beside the arm."""
-        return list(dict.fromkeys([*_WHOLE, *self.axes]))
+        """Names of the parameters that, with the arm, identify a setting."""
+        return list(dict.fromkeys([*_ALWAYS_GROUPED, *self.axes]))
 
     @cached_property
     def settings(self) -> list[Setting]:
-        """Every setting, finished or not, in the order of the search space's arms, then of what was removed."""
-        found = settings(self.rows, self.grouping)
+        """All settings, finished or not, ordered by arm as in the search space, then by target sparsity."""
         arms = {arm.label: i for i, arm in enumerate(self.space.arms)}
-        shares = [setting.point.get("target.sparsity") or 0.0 for setting in found]
-        order = sorted(range(len(found)), key=lambda i: (arms.get(found[i].arm, len(arms)), shares[i], i))
-        return [found[i] for i in order]
+
+        def position(setting: Setting) -> tuple[int, float]:
+            return arms.get(setting.arm, len(arms)), setting.point.get("target.sparsity") or 0.0
+
+        return sorted(group_settings(self.rows, self.grouping), key=position)
 
     @cached_property
     def candidates(self) -> list[Setting]:
-        """The settings that may be called best: one lucky seed does not win against means of three."""
+        """Settings that may be ranked: those with enough seeds, so that one lucky seed does not beat means of three."""
         pruned = [setting for setting in self.settings if not is_dense(setting)]
         most = max((len(setting.rows) for setting in pruned), default=0)
         return [setting for setting in pruned if len(setting.rows) >= max(1, min(FEWEST_SEEDS, most))]
@@ -86,12 +87,12 @@ class ReportData:
 
     @cached_property
     def networks(self) -> list[tuple[str, str]]:
-        """Model and data, each pair once."""
+        """Distinct pairs of model and data set."""
         return list(dict.fromkeys((str(row["model"]), str(row["data"])) for row in self.rows))
 
     @property
     def metric(self) -> str:
-        """What the sweep is about: the test accuracy where it is an objective, else the first objective."""
+        """The metric that the report compares: test accuracy if it is an objective, else the first objective."""
         return "accuracy" if "accuracy" in self.space.objectives else next(iter(self.space.objectives))
 
     @property
@@ -100,12 +101,15 @@ class ReportData:
 
     @cached_property
     def choice(self) -> str:
-        """What settings are chosen by: never the test images, where there is a validation split."""
-        seen = any(row.get("val_accuracy") is not None for row in self.done)
-        return "val_accuracy" if self.metric == "accuracy" and seen else self.metric
+        """The metric that settings are ranked by: validation accuracy instead of test accuracy if it was recorded."""
+        validated = any(row.get("val_accuracy") is not None for row in self.done)
+        return "val_accuracy" if self.metric == "accuracy" and validated else self.metric
 
     def view(self, name: str) -> pa.Table:
-        """``epochs`` or ``layers`` of the reported trials, with the number of their setting, ``setting``."""
+        """Return the Parquet table ``epochs`` or ``layers`` of the reported trials.
+
+        Its additional column ``setting`` is the index of the trial's setting in `settings`.
+        """
         path = self.folder / "parquet" / f"{name}.parquet"
         with pq.ParquetFile(path) as file:
             table = file.read()
@@ -117,16 +121,16 @@ class ReportData:
 
 
 def is_dense(setting: Setting) -> bool:
-    """A control: nothing was to be removed."""
+    """Return whether the setting is a dense control: its target sparsity is 0."""
     return setting.point.get("target.sparsity") == 0
 
 
-def gather(folder: Path) -> ReportData:
-    """Everything recorded of a sweep; its Parquet views are brought up to date.
+def load_report_data(folder: Path) -> ReportData:
+    """Return everything recorded of a sweep, after updating its Parquet views.
 
     Raises:
         Unreportable: no trial has ended, or a record cannot be read.
-        SpecError: its ``searchspace.yaml`` cannot be used.
+        SpecError: the ``searchspace.yaml`` in the folder is invalid.
     """
     space = SearchSpace.load(folder / "searchspace.yaml")
     try:
@@ -138,8 +142,8 @@ def gather(folder: Path) -> ReportData:
     recorded = len(rows)
     waiting: int | None = None
     try:
-        drawn = plan(space, folder)
-        planned, to_draw = drawn.trials, drawn.to_draw
+        current = plan(space, folder)
+        planned, to_draw = current.trials, current.to_draw
     except SpecError:
         planned, to_draw = (), 0
     by_id = {row["trial_id"]: row for row in rows}
@@ -155,41 +159,41 @@ def gather(folder: Path) -> ReportData:
 
 
 def _labels(planned: Sequence[PlannedTrial]) -> dict[str, str]:
-    """The arm of every trial; of several arms with one label and one point, the later ones are numbered."""
-    seen: dict[str, int] = {}
+    """Return the arm label of each trial, numbering the later of several arms with the same label and point."""
+    counts: dict[str, int] = {}
     labels = {}
     for trial in planned:
         key = json.dumps([trial.arm, trial.point], default=str)
-        seen[key] = seen.get(key, 0) + 1
-        labels[trial.trial_id] = trial.arm if seen[key] == 1 else f"{trial.arm} ({seen[key]})"
+        counts[key] = counts.get(key, 0) + 1
+        labels[trial.trial_id] = trial.arm if counts[key] == 1 else f"{trial.arm} ({counts[key]})"
     return labels
 
 
 def _as_planned(row: Row, trial: PlannedTrial, label: str) -> Row:
-    """A trial recorded by an earlier sweep, under the arm and the axes of this one."""
+    """Return a row with the arm and axes of the current plan, for a trial that an earlier sweep recorded."""
     point = {name: value for name, value in flatten(trial.point).items() if axis_value(row, name) is None}
     return {**row, **point, "arm": label}
 
 
 def _axes(space: SearchSpace, rows: Sequence[Row]) -> list[str]:
-    """Dotted columns, and the fixed columns that an axis or an arm sets, ordered as in the search space."""
+    """Return the varied columns: dotted ones, and fixed ones that an axis or an arm sets, in search-space order."""
     named = [*space.axes, *(name for arm in space.arms for name in arm.axes)]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     dotted = [name for name in columns if "." in name and any(row.get(name) is not None for row in rows)]
     varied = [n for n in ("model", "data", "retrain") if len({row.get(n) for row in rows}) > 1 or n in named]
 
-    def place(name: str) -> int:
+    def position(name: str) -> int:
         return next((i for i, axis in enumerate(named) if name == axis or name.startswith(f"{axis}.")), len(named))
 
-    return sorted(dict.fromkeys([*dotted, *varied]), key=place)
+    return sorted(dict.fromkeys([*dotted, *varied]), key=position)
 
 
 def _latest(rows: Sequence[Row], axes: Sequence[str]) -> list[Row]:
-    """Of trials with the same setting and seed (the base was changed between two runs) the one that ended last."""
-    names = [*_WHOLE, *axes, "seed"]
-    found: dict[str, Row] = {}
+    """Keep the trial that ended last where several have the same setting and seed (the base changed between runs)."""
+    names = [*_ALWAYS_GROUPED, *axes, "seed"]
+    latest: dict[str, Row] = {}
     for row in rows:
         key = json.dumps([arm_of(row), *(axis_value(row, name) for name in names)], default=str)
-        if key not in found or str(row.get("ended") or "") > str(found[key].get("ended") or ""):
-            found[key] = row
-    return list(found.values())
+        if key not in latest or str(row.get("ended") or "") > str(latest[key].get("ended") or ""):
+            latest[key] = row
+    return list(latest.values())

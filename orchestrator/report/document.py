@@ -1,4 +1,4 @@
-"""The page, the figures and the tables of a report, written beside the sweep's records."""
+"""Write the page, the figures and the tables of a report into the sweep's folder."""
 
 from __future__ import annotations
 
@@ -15,34 +15,31 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from plotly.offline import get_plotlyjs
 
-from orchestrator.report import formatting as wording
-from orchestrator.report import table_formats as spelling
-from orchestrator.report import tables
-from orchestrator.report.charts import importances as parameters
-from orchestrator.report.charts import sweep_comparison as beside
-from orchestrator.report.charts import trade_offs as figures
-from orchestrator.report.charts import training
+from orchestrator.report import formatting, table_formats, tables
+from orchestrator.report.charts import sweep_comparison, training
+from orchestrator.report.charts.importances import design_bars, importance_bars, interaction
 from orchestrator.report.charts.model import Chart
 from orchestrator.report.charts.to_plotly import figure
+from orchestrator.report.charts.trade_offs import speed_up, trade_offs
 from orchestrator.report.checklist import checks
-from orchestrator.report.conclusions import Answer, answer
-from orchestrator.report.data import ReportData, gather
-from orchestrator.report.importances import Sampled, sampled
+from orchestrator.report.conclusions import Conclusions, conclude
+from orchestrator.report.data import ReportData, load_report_data
+from orchestrator.report.importances import ReportImportances, estimate_importances
 from orchestrator.report.svg import draw
 from orchestrator.report.table_formats import Table
 from orchestrator.spec.redacting import redacted
 from orchestrator.storage.atomic import replacing
 
 MOST_ROWS = 300
-"""Rows of a table on the page; the files have all."""
+"""Number of rows of a table that the page shows; the table's files have all."""
 
 OPENED = frozenset({"best_and_runner_up", "budgets", "settings", "not_finished", "beside"})
-"""Tables that are shown at once; a click opens the others."""
+"""Keys of the tables that the page shows unfolded."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; shown where it has anything to show."""
+    """A part of the page, left out if it is empty."""
 
     key: str
     title: str
@@ -52,33 +49,34 @@ class Section:
 
 
 def write_report(folder: Path, others: Sequence[Path] = ()) -> Path:
-    """Write ``report/index.html``, ``report/figures`` and ``report/tables``; returns the page.
+    """Write ``report/index.html``, ``report/figures`` and ``report/tables``; return the path of the page.
 
     Args:
-        folder: the sweep's.
-        others: folders of sweeps to lay beside it.
+        folder: the sweep's folder.
+        others: folders of sweeps to compare it with.
 
     Raises:
-        Unreportable: a sweep without an ended trial, or with a record that cannot be read.
-        SpecError: a ``searchspace.yaml`` that cannot be used.
+        Unreportable: a sweep has no ended trial, or an unreadable record.
+        SpecError: a ``searchspace.yaml`` is invalid.
     """
-    evidence = gather(folder)
-    importances = sampled(evidence)
-    said = answer(evidence, importances.values)
-    sections = _sections(evidence, said, importances, [gather(other) for other in others])
-    place = folder / "report"
+    data = load_report_data(folder)
+    importances = estimate_importances(data)
+    conclusions = conclude(data, importances.values)
+    sections = _sections(data, conclusions, importances, [load_report_data(other) for other in others])
+    report = folder / "report"
     for section in sections:
         for chart in section.charts:
-            _write_figure(place / "figures", chart)
+            _write_figure(report / "figures", chart)
         for table in section.tables:
-            for ending, text in (("csv", spelling.as_csv), ("md", spelling.as_markdown), ("tex", spelling.as_latex)):
-                _write(place / "tables" / f"{table.key}.{ending}", text(table))
-    _write(place / "index.html", page(evidence, said, sections))
-    return place / "index.html"
+            _write(report / "tables" / f"{table.key}.csv", table_formats.as_csv(table))
+            _write(report / "tables" / f"{table.key}.md", table_formats.as_markdown(table))
+            _write(report / "tables" / f"{table.key}.tex", table_formats.as_latex(table))
+    _write(report / "index.html", page(data, conclusions, sections))
+    return report / "index.html"
 
 
-def page(evidence: ReportData, said: Answer, sections: Sequence[Section]) -> str:
-    """The whole page as HTML: nothing in it is fetched from anywhere."""
+def page(data: ReportData, conclusions: Conclusions, sections: Sequence[Section]) -> str:
+    """Render the page as self-contained HTML, which fetches nothing from a network."""
     environment = Environment(
         loader=PackageLoader("orchestrator.report"),
         autoescape=select_autoescape(["j2"], default=True),
@@ -86,44 +84,43 @@ def page(evidence: ReportData, said: Answer, sections: Sequence[Section]) -> str
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["unbroken"] = wording.unbroken
+    environment.filters["unbroken"] = formatting.unbroken
     charts = [chart for section in sections for chart in section.charts]
-    data = json.dumps({chart.key: figure(chart) for chart in charts}, allow_nan=False, separators=(",", ":"))
+    figures = json.dumps({chart.key: figure(chart) for chart in charts}, allow_nan=False, separators=(",", ":"))
     return environment.get_template("report.html.j2").render(
-        evidence=evidence,
-        answer=said,
-        checks=checks(evidence),
+        data=data,
+        conclusions=conclusions,
+        checks=checks(data),
         sections=sections,
-        facts=facts(evidence),
-        texts=spelling.texts,
-        numeric=spelling.numeric,
+        facts=facts(data),
+        texts=table_formats.texts,
+        numeric=table_formats.numeric,
         opened=OPENED,
         most_rows=MOST_ROWS,
         static={chart.key: draw(chart) for chart in charts},
         style=_template("report.css"),
         script=_template("report.js"),
         plotly=get_plotlyjs(),
-        # A tag within the data would end the script that holds them.
-        data=data.replace("<", "\\u003c"),
-        searchspace=redacted((evidence.folder / "searchspace.yaml").read_text(encoding="utf-8")),
+        # An unescaped "</script>" in a name would end the script element that holds the figures.
+        figures=figures.replace("<", "\\u003c"),
+        searchspace=redacted((data.folder / "searchspace.yaml").read_text(encoding="utf-8")),
     )
 
 
-def facts(evidence: ReportData) -> dict[str, str]:
-    """What one needs to know to run it again: versions, commit, machines, times."""
-    rows = evidence.rows
+def facts(data: ReportData) -> dict[str, str]:
+    """Return what is needed to reproduce the sweep: versions, commit, machines, times."""
+    rows = data.rows
 
-    def distinct(*names: str) -> str:
-        found = {str(row[name]) for name in names for row in rows if row.get(name)}
-        return ", ".join(sorted(found))
+    def distinct(name: str) -> str:
+        return ", ".join(sorted({str(row[name]) for row in rows if row.get(name)}))
 
-    moments = [datetime.fromisoformat(row[name]) for row in rows for name in ("started", "ended") if row.get(name)]
-    # Stages that trials share are in every one of their rows: their sum is no cost of the sweep's.
-    span = f"{min(moments):%Y-%m-%d %H:%M} to {max(moments):%Y-%m-%d %H:%M %Z}" if moments else ""
-    found = {
-        "command": f"prunesweep run {evidence.name}.yaml  # the search space below",
-        "trials": f"{len(rows):,} ({len(evidence.done):,} finished), {len(evidence.settings):,} settings",
-        "not of the present search space": f"{evidence.left_out:,} trials, left out" if evidence.left_out else "",
+    times = [datetime.fromisoformat(row[name]) for row in rows for name in ("started", "ended") if row.get(name)]
+    # The span, not the sum of the trials' times: a shared stage counts in each of its trials' rows.
+    span = f"{min(times):%Y-%m-%d %H:%M} to {max(times):%Y-%m-%d %H:%M %Z}" if times else ""
+    entries = {
+        "command": f"prunesweep run {data.name}.yaml  # the search space below",
+        "trials": f"{len(rows):,} ({len(data.done):,} finished), {len(data.settings):,} settings",
+        "not in the current search space": f"{data.left_out:,} trials, left out" if data.left_out else "",
         "seeds": ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows if row.get("seed") is not None})),
         "ran": span,
         "commit": distinct("commit"),
@@ -132,55 +129,57 @@ def facts(evidence: ReportData) -> dict[str, str]:
         "latency measured on": distinct("latency_device"),
         "hosts": distinct("host"),
     }
-    return {name: text for name, text in found.items() if text}
+    return {name: text for name, text in entries.items() if text}
 
 
-def _sections(evidence: ReportData, said: Answer, importances: Sampled, others: Sequence[ReportData]) -> list[Section]:
+def _sections(
+    data: ReportData, conclusions: Conclusions, importances: ReportImportances, others: Sequence[ReportData]
+) -> list[Section]:
     two = importances.two_greatest
-    matters: list[Chart | None] = [
-        parameters.importance_bars(importances.values, evidence.metric),
-        parameters.design_bars(importances.values, evidence.metric),
-        parameters.interaction(evidence, *two) if two else None,
+    importance_charts: list[Chart | None] = [
+        importance_bars(importances.values, data.metric),
+        design_bars(importances.values, data.metric),
+        interaction(data, *two) if two else None,
     ]
-    inside = [*training.curves(evidence), training.retraining(evidence)]
-    found = [
-        Section("targets", "Target by target", (), [tables.contest_table(said.contests, evidence)]),
+    training_charts = [*training.curves(data), training.retraining(data)]
+    sections = [
+        Section("targets", "Target by target", (), [tables.ranking_table(conclusions.rankings, data)]),
         Section(
             "trade-offs",
             "Trade-offs",
-            figures.trade_offs(evidence),
-            [tables.budget_table(evidence), tables.pareto_table(evidence)],
+            trade_offs(data),
+            [tables.budget_table(data), tables.pareto_table(data)],
         ),
         Section(
             "importances",
-            "What matters",
-            _there(matters),
+            "Which parameters matter",
+            _present(importance_charts),
             [tables.importance_table(importances.values)],
             importances.note,
         ),
-        Section("settings", "All settings", (), [tables.setting_table(evidence), tables.dense_table(evidence)]),
-        Section("layers", "Layers", training.kept_shares(evidence), [tables.layer_table(evidence)]),
-        Section("training", "Training", _there(inside)),
-        Section("speed", "Speed", _there([figures.speed_up(evidence)])),
-        Section("failures", "Not finished", (), [tables.failure_table(evidence)]),
+        Section("settings", "All settings", (), [tables.setting_table(data), tables.dense_table(data)]),
+        Section("layers", "Layers", training.kept_shares(data), [tables.layer_table(data)]),
+        Section("training", "Training", _present(training_charts)),
+        Section("speed", "Speed", _present([speed_up(data)])),
+        Section("failures", "Not finished", (), [tables.failure_table(data)]),
     ]
     if others:
-        charts = beside.together(evidence, others)
-        pairs = beside.pairs_table(evidence, others)
-        none = "" if charts or pairs.rows else "The other sweeps have no network in common with this one."
-        found.append(Section("beside", "Beside other sweeps", charts, [pairs], none))
-    full = [replace(s, tables=[table for table in s.tables if table.rows]) for s in found]
-    return [section for section in full if section.charts or section.tables or section.text]
+        charts = sweep_comparison.trade_offs_with(data, others)
+        pairs = sweep_comparison.pairs_table(data, others)
+        note = "" if charts or pairs.rows else "The other sweeps have no network in common with this one."
+        sections.append(Section("beside", "Comparison with other sweeps", charts, [pairs], note))
+    filled = [replace(s, tables=[table for table in s.tables if table.rows]) for s in sections]
+    return [section for section in filled if section.charts or section.tables or section.text]
 
 
-def _there(charts: Sequence[Chart | None]) -> list[Chart]:
+def _present(charts: Sequence[Chart | None]) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
 def _write_figure(folder: Path, chart: Chart) -> None:
     path = folder / f"{chart.key}.svg"
     _write(path, draw(chart))
-    # Not a dependency: where librsvg's converter is installed, there are pictures for slides too.
+    # librsvg's converter is optional: where it is installed, PNG files for slides are written too.
     converter = which("rsvg-convert")
     if converter is not None:
         command: list[Any] = [converter, "--zoom", "2", "--output", path.with_suffix(".png"), path]

@@ -1,4 +1,4 @@
-"""How values, settings and parameters are called in a report."""
+"""Format the values, settings and parameters of a report as text."""
 
 from __future__ import annotations
 
@@ -32,36 +32,36 @@ NETWORK = ("model", "data")
 
 
 def is_share(metric: str) -> bool:
-    """The metric is a share of 0 to 1, shown as a percentage."""
+    """Return whether the metric is a share of 0 to 1, shown as a percentage."""
     return metric.endswith(("accuracy", "_sparsity", "accuracy_drop"))
 
 
 def shown(value: float, metric: str) -> str:
-    """A value of a metric, e.g. ``99.10 %``, ``0.232``, ``1.45``."""
+    """Format a value of a metric, e.g. ``99.10 %``, ``0.232``, ``1.45``."""
     if not math.isfinite(value):
         return "no number"
     return f"{100 * value:.2f} %" if is_share(metric) else number(value)
 
 
 def number(value: float) -> str:
-    """A number to four significant digits; whole numbers with separators."""
+    """Format a number with four significant digits, or a whole number with thousands separators."""
     if float(value).is_integer():
         return f"{int(value):,}"
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def signed(value: float, form: str) -> str:
-    """A number with its sign, a minus as long as a plus."""
+    """Format a number with its sign, using the typographic minus."""
     return f"{value:+{form}}".replace("-", "−")
 
 
 def difference(value: float, metric: str) -> str:
-    """A signed difference; of shares in points, e.g. ``+0.06 points``."""
+    """Format a signed difference, that of shares in percentage points, e.g. ``+0.06 points``."""
     return f"{signed(100 * value, '.2f')} points" if is_share(metric) else signed(value, ".4g")
 
 
 def mean_sd(mean: Mean | None, metric: str) -> str:
-    """``99.10 ± 0.02``, of shares in percent without the sign; empty where there is none."""
+    """Format mean and standard deviation, e.g. ``99.10 ± 0.02`` (shares in percent); empty for None."""
     if mean is None:
         return ""
     if is_share(metric):
@@ -73,24 +73,24 @@ def mean_sd(mean: Mean | None, metric: str) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """``p = 0.031``, ``p < 0.001``."""
+    """Format a p-value, e.g. ``p = 0.03``, ``p < 0.001``."""
     if p is None:
         return "no test"
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.01 else f"p = {p:.2f}"
 
 
 def interval(low: float | None, high: float | None, metric: str) -> str:
-    """``95 % interval 98.90 to 99.40 %``; empty where there is none."""
+    """Format a confidence interval, e.g. ``95 % interval 98.90 to 99.40 %``; empty if an end is None."""
     if low is None or high is None:
         return ""
     if is_share(metric):
-        # Student's interval of two seeds may reach beyond what a share can be.
+        # Student's interval of two seeds may extend beyond 0 or 1.
         return f"95 % interval {100 * max(low, 0.0):.2f} to {100 * min(high, 1.0):.2f} %"
     return f"95 % interval {low:.4g} to {high:.4g}"
 
 
 def target(point: Mapping[str, Any]) -> str:
-    """``90 % of MACs``; empty where no share was asked for."""
+    """Format the target of a point, e.g. ``90 % of MACs``; empty if it has no target sparsity."""
     share, quantity = point.get("target.sparsity"), point.get("target.quantity")
     if share is None:
         return ""
@@ -98,57 +98,57 @@ def target(point: Mapping[str, Any]) -> str:
 
 
 def plain(value: Any) -> str:
-    """A parameter's value as one would say it."""
+    """Format a parameter's value."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     return number(value) if isinstance(value, int | float) else str(value)
 
 
 def unbroken(text: str) -> str:
-    """The same with spaces that no line is broken at: a number stays with its sign, ``n`` with its number."""
+    """Replace spaces by non-breaking ones inside numbers with units, e.g. ``5 %``, ``n = 3``, ``1 ± 2``."""
     return re.sub(r"(?<=\d) (?=%)|(?<=\b[npd]) (?=[=<])|(?<=[=<±]) (?=[\d−])|(?<=\d) (?=±)", "\u00a0", text)
 
 
 def titles(metric: str) -> str:
-    """A metric as the title of an axis or a column, with its unit."""
+    """Return the title of an axis or a column for a metric, with its unit."""
     name = METRICS.get(metric, metric.replace("_", " "))
     return f"{name}, %" if is_share(metric) else name
 
 
 class Names:
-    """Names of the settings of one sweep: only what tells them apart.
+    """Names for the settings of one sweep, made of the parameters in which they differ.
 
     Args:
-        found: the settings.
+        settings: all settings of the sweep.
         axes: the parameters that may differ, in the order to name them.
     """
 
-    def __init__(self, found: Sequence[Setting], axes: Sequence[str]) -> None:
+    def __init__(self, settings: Sequence[Setting], axes: Sequence[str]) -> None:
         values = {
-            name: {json.dumps(s.point.get(name), default=str) for s in found}
+            name: {json.dumps(setting.point.get(name), default=str) for setting in settings}
             for name in dict.fromkeys([*NETWORK, *axes])
         }
-        self.differing = [name for name, seen in values.items() if len(seen) > 1 and not name.startswith("target.")]
-        self.others = [name for name in self.differing if name not in (*NETWORK, "method")]
-        self._targets = [name for name in axes if name.startswith("target.") and name not in _TOLD]
+        self.differing = [n for n, distinct in values.items() if len(distinct) > 1 and not n.startswith("target.")]
+        self._targets = [name for name in axes if name.startswith("target.") and name not in _IN_TARGET]
 
     def of(self, setting: Setting) -> str:
-        """``l1_norm, 90 % of MACs, retrain clr``."""
+        """Return the full name, e.g. ``l1_norm, 90 % of MACs, retrain clr``."""
         return ", ".join(part for part in (setting.arm, target(setting.point), self.rest(setting)) if part)
 
     def rest(self, setting: Setting) -> str:
-        """What is neither the arm nor the share removed; empty where nothing else differs."""
+        """Return the name without arm and target; empty if nothing else differs."""
         names = [n for n in (*self.differing, *self._targets) if n in setting.point]
-        # An arm named after its method says it already.
+        # The method is left out if the arm is named after it.
         return ", ".join(
             f"{_short(name)} {plain(setting.point[name])}" for name in names if setting.point[name] != setting.arm
         )
 
 
-_TOLD = frozenset({"target.sparsity", "target.quantity"})
+_IN_TARGET = frozenset({"target.sparsity", "target.quantity"})
+"""Parameters that the text of the target contains."""
 
 
 def _short(name: str) -> str:
-    """`method.penalty_weight` is penalty_weight; every parameter keeps its last word only where it stands alone."""
+    """Return a parameter's name without the prefix ``method.``."""
     head, _, tail = name.rpartition(".")
     return tail if head == "method" else name

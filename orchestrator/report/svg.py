@@ -1,4 +1,4 @@
-"""A chart as an SVG text: for files, for print, and for readers without scripts."""
+"""Draw charts as SVG text: for files, for print, and for browsers without scripts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ WIDTH = 760
 _INK, _GRID = "#1f2328", "#d8dee4"
 _DASHES = {"solid": "", "dash": ' stroke-dasharray="7 4"', "dot": ' stroke-dasharray="2 4"'}
 _CHARACTER = 6.6
-"""Width of a character of the labels, about."""
+"""Approximate width of a character of the labels."""
 
 
 def draw(chart: Chart) -> str:
-    """A whole SVG document, 760 units wide, on white."""
+    """Return an SVG document, 760 units wide, on a white background."""
     if isinstance(chart, XY):
         body, tall = _xy(chart)
     elif isinstance(chart, Bars):
@@ -32,7 +32,7 @@ def draw(chart: Chart) -> str:
 
 
 def ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Round numbers within low..high, about so many (steps of 1, 2 or 5 times a power of ten)."""
+    """Return about ``count`` round numbers within low..high (steps of 1, 2 or 5 times a power of ten)."""
     if not high > low:
         return [low]
     raw = (high - low) / count
@@ -43,7 +43,7 @@ def ticks(low: float, high: float, count: int = 6) -> list[float]:
 
 
 class _Scale:
-    """From values to units of the drawing."""
+    """A linear map from values to units of the drawing, with a margin of 4 % on both sides."""
 
     def __init__(self, low: float, high: float, start: float, end: float) -> None:
         if high == low:
@@ -87,21 +87,22 @@ def _xy(chart: XY) -> tuple[list[str], float]:
         at, name = y(chart.level[0]), chart.level[1]
         body += [_line(left, at, right, at, _INK, ' stroke-dasharray="2 4"'), _text(right, at - 5, name, "end")]
     for series in chart.series:
-        shown = [i for i, value in enumerate(series.y) if low <= value <= high]
-        body += _series(series, [(i, x(series.x[i])) for i in shown], y)
+        visible = [i for i, value in enumerate(series.y) if low <= value <= high]
+        body += _series(series, [(i, x(series.x[i])) for i in visible], y)
     legend, extra = _legend([s for s in chart.series if s.legend], bottom + 58, left, right)
     return body + legend, bottom + 60 + extra
 
 
-def _series(series: Series, places: Sequence[tuple[int, float]], y: _Scale) -> list[str]:
+def _series(series: Series, positions: Sequence[tuple[int, float]], y: _Scale) -> list[str]:
+    """Draw a series at ``positions``: pairs of the index of a point and its x in the drawing."""
     ink = _INK if series.style is None else COLOURS[series.style % len(COLOURS)]
     body = []
-    if series.line != "none" and len(places) > 1:
-        points = " ".join(f"{at},{y(series.y[i])}" for i, at in places)
+    if series.line != "none" and len(positions) > 1:
+        points = " ".join(f"{at},{y(series.y[i])}" for i, at in positions)
         body.append(
             f'<polyline points="{points}" fill="none" stroke="{ink}" stroke-width="1.6"{_DASHES[series.line]}/>'
         )
-    for i, at in places:
+    for i, at in positions:
         low, high = (side[i] if side else None for side in (series.low, series.high))
         if low is not None and high is not None:
             body.append(_line(at, y(low), at, y(high), ink))
@@ -153,8 +154,8 @@ def _heat(chart: Heat) -> tuple[list[str], float]:
     for i, (name, values) in enumerate(zip(chart.rows, chart.values, strict=True)):
         body.append(_text(left - 8, top + (i + 0.5) * tall + 4, name, "end"))
         for j, value in enumerate(values):
-            place = f'x="{left + j * wide:.1f}" y="{top + i * tall:.1f}" width="{wide:.1f}" height="{tall:.1f}"'
-            body.append(f'<rect {place} fill="{shade(value)}"/>')
+            box = f'x="{left + j * wide:.1f}" y="{top + i * tall:.1f}" width="{wide:.1f}" height="{tall:.1f}"'
+            body.append(f'<rect {box} fill="{shade(value)}"/>')
             if value is not None and wide > 34:
                 ink = "#ffffff" if value < 0.5 else _INK
                 at = left + (j + 0.5) * wide
@@ -163,14 +164,14 @@ def _heat(chart: Heat) -> tuple[list[str], float]:
     for j, name in enumerate(chart.columns):
         at = left + (j + 0.5) * wide
         if wide >= 9:
-            place = f'transform="translate({at + 4:.1f},{bottom + 10:.1f}) rotate(-55)" text-anchor="end"'
-            body.append(f"<text {place}>{escape(name)}</text>")
+            position = f'transform="translate({at + 4:.1f},{bottom + 10:.1f}) rotate(-55)" text-anchor="end"'
+            body.append(f"<text {position}>{escape(name)}</text>")
     longest = max((len(name) for name in chart.columns), default=0)
     return body, bottom + 24 + 0.82 * _CHARACTER * longest
 
 
 def shade(value: float | None) -> str:
-    """From dark (nothing kept) to light (all kept): viridis at five places."""
+    """Return the colour of a share, from dark (0) to light (1): viridis, interpolated between five colours."""
     if value is None:
         return "#f0f0f0"
     stops = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
@@ -189,16 +190,16 @@ def _frame(y: _Scale, left: float, right: float) -> list[str]:
 
 def _legend(series: Sequence[Series], top: float, left: float, right: float) -> tuple[list[str], float]:
     body, x, y = [], left, top
-    for one in series:
-        wide = 28 + _CHARACTER * len(one.name)
+    for entry in series:
+        wide = 28 + _CHARACTER * len(entry.name)
         if x + wide > right and x > left:
             x, y = left, y + 20
-        ink = _INK if one.style is None else COLOURS[one.style % len(COLOURS)]
-        if one.line != "none" and not one.markers:
-            body.append(_line(x, y - 4, x + 14, y - 4, ink, _DASHES[one.line]))
+        ink = _INK if entry.style is None else COLOURS[entry.style % len(COLOURS)]
+        if entry.line != "none" and not entry.markers:
+            body.append(_line(x, y - 4, x + 14, y - 4, ink, _DASHES[entry.line]))
         else:
-            body.append(_marker(x + 6, y - 4, ink, one.style))
-        body.append(_text(x + 18, y, one.name))
+            body.append(_marker(x + 6, y - 4, ink, entry.style))
+        body.append(_text(x + 18, y, entry.name))
         x += wide
     return body, (y - top + 14 if series else 0)
 

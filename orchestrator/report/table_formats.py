@@ -1,4 +1,4 @@
-"""A table as a value, and its spelling as CSV, Markdown and LaTeX."""
+"""Represent a table as a value and format it as CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.analysis.aggregate import Mean
-from orchestrator.report import formatting as wording
+from orchestrator.report import formatting
 
 Cell = str | int | float | Mean | None
 
 
 @dataclass(frozen=True)
 class Column:
-    """A title on the page and its name in CSV."""
+    """A column: its title on the page and its name in CSV."""
 
     title: str
     metric: str = ""
-    """How its numbers are shown; empty for text and counts."""
+    """The metric whose format its numbers take; empty for text and counts."""
     name: str = ""
-    """Empty: the metric, or the title."""
+    """The name in CSV; if empty, the metric or the title."""
 
 
 @dataclass(frozen=True)
 class Table:
+    """Rows of cells with titled columns."""
+
     key: str
     """Name of its files."""
     title: str
@@ -36,7 +38,7 @@ class Table:
 
 
 def as_csv(table: Table) -> str:
-    """Numbers in full, in their own units; a mean takes five columns: mean, sd, n, low, high."""
+    """Format as CSV with unrounded numbers; a mean takes five columns: mean, sd, n, low, high."""
     head: list[str] = []
     wide = _with_means(table)
     for i, column in enumerate(table.columns):
@@ -57,14 +59,14 @@ def as_csv(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """As on the page."""
+    """Format as Markdown with the texts of the page."""
     lines = [[column.title for column in table.columns], ["---:" if n else "---" for n in numeric(table)]]
     lines += [texts(table, row) for row in table.rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
 def as_latex(table: Table) -> str:
-    """A ``tabular`` with the rules of booktabs."""
+    """Format as a LaTeX ``tabular`` with the rules of booktabs."""
     form = "".join("r" if is_number else "l" for is_number in numeric(table))
     lines = [f"% {table.title}. Needs \\usepackage{{booktabs}}.", f"\\begin{{tabular}}{{{form}}}", "\\toprule"]
     lines.append(" & ".join(_tex(column.title) for column in table.columns) + r" \\")
@@ -74,23 +76,23 @@ def as_latex(table: Table) -> str:
 
 
 def texts(table: Table, row: Sequence[Cell]) -> list[str]:
-    """The cells of a row as they are read: means with their deviation, shares in percent."""
-    return [_shown(cell, column.metric) for cell, column in zip(row, table.columns, strict=True)]
+    """Format the cells of a row: means with their standard deviation, shares in percent."""
+    return [_format_cell(cell, column.metric) for cell, column in zip(row, table.columns, strict=True)]
 
 
-def _shown(cell: Cell, metric: str) -> str:
+def _format_cell(cell: Cell, metric: str) -> str:
     if cell is None:
         return ""
     if isinstance(cell, Mean):
-        return wording.mean_sd(cell, metric)
+        return formatting.mean_sd(cell, metric)
     if isinstance(cell, float):
         if metric == "p":
-            return wording.p_value(cell).removeprefix("p = ").removeprefix("p ")
+            return formatting.p_value(cell).removeprefix("p = ").removeprefix("p ")
         if metric == "d":
             return f"{cell:.2f}".replace("-", "−")
         if metric.startswith("difference:"):
-            return wording.difference(cell, metric.partition(":")[2]).removesuffix(" points")
-        return wording.shown(cell, metric).removesuffix(" %")
+            return formatting.difference(cell, metric.partition(":")[2]).removesuffix(" points")
+        return formatting.shown(cell, metric).removesuffix(" %")
     return f"{cell:,}" if isinstance(cell, int) else cell
 
 
@@ -99,7 +101,7 @@ def _with_means(table: Table) -> set[int]:
 
 
 def numeric(table: Table) -> list[bool]:
-    """The columns without a text."""
+    """Return, for each column, whether it holds numbers only."""
     return [
         bool(table.rows) and all(not isinstance(row[i], str) for row in table.rows) for i in range(len(table.columns))
     ]
@@ -109,7 +111,7 @@ def _tex(text: str) -> str:
     if " ± " in text:
         mean, _, sd = text.partition(" ± ")
         return f"${mean} \\pm {sd}$"
-    for found, escaped in (
+    for character, escaped in (
         ("\\", r"\textbackslash "),
         ("&", r"\&"),
         ("%", r"\%"),
@@ -117,5 +119,5 @@ def _tex(text: str) -> str:
         ("#", r"\#"),
         ("$", r"\$"),
     ):
-        text = text.replace(found, escaped)
+        text = text.replace(character, escaped)
     return text.replace("<", "$<$").replace("−", "$-$")

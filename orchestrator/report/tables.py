@@ -1,17 +1,17 @@
-"""The tables of a report: settings, contests, importances, fronts, budgets, layers, failures."""
+"""Build the tables of a report: settings, rankings, importances, Pareto fronts, budgets, layers, failures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from orchestrator.analysis.aggregate import Difference, paired_with_dense
-from orchestrator.analysis.pareto import Direction, best_under, front
-from orchestrator.analysis.rankings import Contest
+from orchestrator.analysis.pareto import Direction, pareto_front
+from orchestrator.analysis.rankings import TargetRanking
 from orchestrator.analysis.sensitivity.factors import Importance
-from orchestrator.report import formatting as wording
+from orchestrator.report import formatting
 from orchestrator.report.charts.trade_offs import COSTS
 from orchestrator.report.charts.training import layer_shares
-from orchestrator.report.conclusions import BEYOND, WITHIN, verdict
+from orchestrator.report.conclusions import DISTINGUISHABLE, best_within, verdict
 from orchestrator.report.data import ReportData
 from orchestrator.report.table_formats import Cell, Column, Table
 
@@ -30,68 +30,69 @@ SETTING_METRICS = (
     "latency_speedup",
 )
 BUDGETS = ((0.5, "half the MACs"), (0.25, "a quarter of the MACs"), (0.1, "a tenth of the MACs"))
+_ALPHA_TEXT = f"{DISTINGUISHABLE[0].upper()}{DISTINGUISHABLE[1:]}: p below 0.05."
 
 
-def setting_table(evidence: ReportData) -> Table:
-    """Every setting: what was varied, what was measured (mean ± sd over seeds), and how many seeds."""
-    names = [n for n in evidence.names.differing if n not in ("method",)]
-    other = [n for n in evidence.axes if n.startswith("target.") and n not in ("target.sparsity", "target.quantity")]
-    shares = any("target.sparsity" in s.point for s in evidence.settings)
-    metrics = [m for m in SETTING_METRICS if any(row.get(m) is not None for row in evidence.done)]
-    metrics += [m for m in (evidence.metric,) if m not in metrics and any(r.get(m) is not None for r in evidence.done)]
-    columns = [Column("arm"), *([Column("asked to remove")] if shares else []), *(Column(n) for n in (*names, *other))]
-    columns += [Column(_title(m), m) for m in metrics] + [Column("n")]
-    badly = any(s.statuses for s in evidence.settings)
-    columns += [Column("ended badly")] if badly else []
+def setting_table(data: ReportData) -> Table:
+    """List every setting with its parameters, its metrics (mean ± sd over seeds) and its number of seeds."""
+    names = [n for n in data.names.differing if n not in ("method",)]
+    other = [n for n in data.axes if n.startswith("target.") and n not in ("target.sparsity", "target.quantity")]
+    targets = any("target.sparsity" in s.point for s in data.settings)
+    metrics = [m for m in SETTING_METRICS if any(row.get(m) is not None for row in data.done)]
+    metrics += [m for m in (data.metric,) if m not in metrics and any(r.get(m) is not None for r in data.done)]
+    columns = [Column("arm"), *([Column("target", name="asked to remove")] if targets else [])]
+    columns += [Column(n) for n in (*names, *other)] + [Column(_title(m), m) for m in metrics] + [Column("n")]
+    unfinished = any(s.statuses for s in data.settings)
+    columns += [Column("not finished", name="ended badly")] if unfinished else []
     rows: list[list[Cell]] = []
-    for s in evidence.settings:
-        cells: list[Cell] = [s.arm, *([wording.target(s.point)] if shares else [])]
-        cells += [wording.plain(s.point[n]) if n in s.point else None for n in (*names, *other)]
-        bad = ", ".join(f"{count} {status}" for status, count in s.statuses.items())
-        rows.append([*cells, *(s.metric(m) for m in metrics), len(s.rows), *([bad] if badly else [])])
+    for s in data.settings:
+        cells: list[Cell] = [s.arm, *([formatting.target(s.point)] if targets else [])]
+        cells += [formatting.plain(s.point[n]) if n in s.point else None for n in (*names, *other)]
+        statuses = ", ".join(f"{count} {status}" for status, count in s.statuses.items())
+        rows.append([*cells, *(s.metric(m) for m in metrics), len(s.rows), *([statuses] if unfinished else [])])
     caption = "Mean ± sample standard deviation over seeds; accuracies and shares in percent."
     return Table("settings", "Settings", caption, columns, rows)
 
 
-def contest_table(held: Sequence[Contest], evidence: ReportData) -> Table:
-    """Best and runner-up at every target, with their paired difference."""
-    several, metric = len(evidence.networks) > 1, evidence.metric
+def ranking_table(by_target: Sequence[TargetRanking], data: ReportData) -> Table:
+    """List the best setting and the runner-up at every target, with their paired difference."""
+    several, metric = len(data.networks) > 1, data.metric
     columns = [*([Column("network")] if several else []), Column("target"), Column("best"), Column("runner-up")]
     columns += [Column(_title(metric), metric), Column(f"runner-up: {_title(metric)}", metric, f"runner_up_{metric}")]
     columns += [*_difference_columns(metric), Column("verdict")]
     rows: list[list[Cell]] = []
-    for contest in held:
-        first, second = contest.ranked[:2]
-        assert contest.difference is not None
-        names = [", ".join(p for p in (s.arm, evidence.names.rest(s)) if p) for s in (first, second)]
-        place = wording.target(contest.point) or "found by the method"
-        network = [f"{contest.point.get('model')} on {contest.point.get('data')}"] if several else []
+    for ranking in by_target:
+        first, second = ranking.ranked[:2]
+        assert ranking.difference is not None
+        names = [", ".join(p for p in (s.arm, data.names.rest(s)) if p) for s in (first, second)]
+        target = formatting.target(ranking.point) or "chosen by the method"
+        network = [f"{ranking.point.get('model')} on {ranking.point.get('data')}"] if several else []
         means = [first.metric(metric), second.metric(metric)]
-        rows.append([*network, place, *names, *means, *_difference(contest.difference), _verdict(contest.difference)])
+        rows.append([*network, target, *names, *means, *_difference(ranking.difference), verdict(ranking.difference)])
     caption = (
         "Ranked by validation accuracy, compared by the metric itself, paired by seed (t-test, Holm-corrected over "
-        "this table); d is the mean difference over its standard deviation. Told apart: p below 0.05."
+        f"this table); d is the mean difference over its standard deviation. {_ALPHA_TEXT}"
     )
     return Table("best_and_runner_up", "Best and runner-up at every target", caption, columns, rows)
 
 
-def dense_table(evidence: ReportData) -> Table:
-    """Every setting minus the dense networks it started from."""
-    metric = evidence.metric
+def dense_table(data: ReportData) -> Table:
+    """List the difference between every setting and the dense networks that it started from."""
+    metric = data.metric
     columns = [Column("setting"), *_difference_columns(metric), Column("verdict")]
     rows: list[list[Cell]] = []
-    if any(row.get(f"dense_{metric}") is not None for row in evidence.done):
-        arms = {(s.arm, repr(dict(s.point))): s for s in evidence.settings}
-        for one in paired_with_dense(evidence.rows, evidence.grouping, metric):
-            setting = arms.get((one.first, repr(dict(one.point))))
-            if one.n and setting is not None:
-                rows.append([evidence.names.of(setting), *_difference(one), _verdict(one)])
-    caption = "Paired by seed (t-test, Holm-corrected over all settings). Told apart: p below 0.05."
+    if any(row.get(f"dense_{metric}") is not None for row in data.done):
+        by_name = {(s.arm, repr(dict(s.point))): s for s in data.settings}
+        for difference in paired_with_dense(data.rows, data.grouping, metric):
+            setting = by_name.get((difference.first, repr(dict(difference.point))))
+            if difference.n and setting is not None:
+                rows.append([data.names.of(setting), *_difference(difference), verdict(difference)])
+    caption = f"Paired by seed (t-test, Holm-corrected over all settings). {_ALPHA_TEXT}"
     return Table("against_dense", "Settings against their dense networks", caption, columns, rows)
 
 
 def importance_table(importances: Sequence[Importance]) -> Table:
-    """Importances with their intervals, over all arms and within arms."""
+    """List the importances with their intervals, over all arms and within arms."""
     columns = [
         Column("arm"),
         Column("parameter"),
@@ -102,11 +103,11 @@ def importance_table(importances: Sequence[Importance]) -> Table:
     return Table("importances", "Importances", "Shares of the metric's variance, with 95 % intervals.", columns, rows)
 
 
-def pareto_table(evidence: ReportData) -> Table:
-    """The settings on each front: the metric against MACs, parameters, latency."""
-    metric = evidence.metric
-    costs = [cost for cost in COSTS if cost != metric and any(row.get(cost) is not None for row in evidence.done)]
-    several = len(evidence.networks) > 1
+def pareto_table(data: ReportData) -> Table:
+    """List the settings on each Pareto front: the metric against MACs, parameters, latency."""
+    metric = data.metric
+    costs = [cost for cost in COSTS if cost != metric and any(row.get(cost) is not None for row in data.done)]
+    several = len(data.networks) > 1
     columns = [
         Column("front"),
         *([Column("network")] if several else []),
@@ -115,92 +116,80 @@ def pareto_table(evidence: ReportData) -> Table:
     ]
     columns += [Column(_title(cost), cost) for cost in costs]
     rows: list[list[Cell]] = []
-    for network in evidence.networks:
-        found = [s for s in evidence.settings if (str(s.point.get("model")), str(s.point.get("data"))) == network]
+    for network in data.networks:
+        settings = [s for s in data.settings if (str(s.point.get("model")), str(s.point.get("data"))) == network]
         for cost in costs:
-            directions: list[Direction] = [COSTS[cost], evidence.direction]
-            points = [[None if (m := s.metric(name)) is None else m.mean for name in (cost, metric)] for s in found]
-            for i in sorted(front(points, directions), key=lambda i: points[i][0] or 0.0):
-                means = [found[i].metric(name) for name in (metric, *costs)]
-                where = [" on ".join(network)] if several else []
-                rows.append([f"{metric} and {cost}", *where, evidence.names.of(found[i]), *means])
-    caption = "Settings that no other beats in both means."
+            directions: list[Direction] = [COSTS[cost], data.direction]
+            points = [[None if (m := s.metric(name)) is None else m.mean for name in (cost, metric)] for s in settings]
+            for i in sorted(pareto_front(points, directions), key=lambda i: points[i][0] or 0.0):
+                means = [settings[i].metric(name) for name in (metric, *costs)]
+                label = [" on ".join(network)] if several else []
+                rows.append([f"{metric} and {cost}", *label, data.names.of(settings[i]), *means])
+    caption = "Settings that no other dominates in both means."
     return Table("pareto", "Pareto fronts", caption, columns, rows)
 
 
-def budget_table(evidence: ReportData) -> Table:
-    """The best setting within budgets of MACs and of latency, chosen by validation accuracy."""
-    metric, choice = evidence.metric, evidence.choice
+def budget_table(data: ReportData) -> Table:
+    """List the best setting within budgets of MACs and of latency, chosen by validation accuracy."""
+    metric = data.metric
     rows: list[list[Cell]] = []
-    folded = []
-    names = ("mac_sparsity", "latency_ms", choice)
-    for i, setting in enumerate(evidence.candidates):
-        means = {name: None if (m := setting.metric(name)) is None else m.mean for name in names}
-        folded.append({**means, "status": "done" if setting.rows else "failed", "number": i})
-    dense = sorted(row["dense_latency_ms"] for row in evidence.done if row.get("dense_latency_ms") is not None)
+    dense = sorted(row["dense_latency_ms"] for row in data.done if row.get("dense_latency_ms") is not None)
     budgets = [(f"at most {name}", {"mac_sparsity": f">= {1 - share - 0.01:.4f}"}) for share, name in BUDGETS]
-    if dense and len(evidence.networks) == 1:
+    if dense and len(data.networks) == 1:
         middle = dense[len(dense) // 2]
         for share in (0.9, 0.75, 0.5):
             limit = f"{share * middle:.4g}"
             budgets.append((f"at most {limit} ms ({100 * share:.0f} % of dense)", {"latency_ms": f"<= {limit}"}))
-    if len(evidence.networks) == 1:
+    if len(data.networks) == 1:
         for name, budget in budgets:
-            found = best_under(folded, budget, choice, evidence.direction)
-            if found is None:
+            best = best_within(data, budget)
+            if best is None:
                 rows.append([name, "no setting", None, None, None])
                 continue
-            best = evidence.candidates[found["number"]]
             values = [best.metric(m) for m in (metric, "mac_sparsity", "latency_ms")]
-            rows.append([name, evidence.names.of(best), *values])
+            rows.append([name, data.names.of(best), *values])
     if all(row[1] == "no setting" for row in rows):
         rows = []
     columns = [Column("budget"), Column("best setting"), Column(_title(metric), metric)]
     columns += [Column(_title(m), m) for m in ("mac_sparsity", "latency_ms")]
-    caption = "Chosen by validation accuracy; a budget of MACs is met within one point."
+    caption = "Chosen by validation accuracy; a budget of MACs may be exceeded by one point."
     return Table("budgets", "Best within a budget", caption, columns, rows)
 
 
-def layer_table(evidence: ReportData) -> Table:
-    """What every layer kept, a row a setting and layer."""
-    shares = layer_shares(evidence.view("layers"))
+def layer_table(data: ReportData) -> Table:
+    """List the share that every layer kept, one row per setting and layer."""
+    shares = layer_shares(data.view("layers"))
     rows: list[list[Cell]] = [
-        [evidence.names.of(evidence.settings[i]), layer, share]
-        for i in sorted(shares)
-        for layer, share in shares[i].items()
+        [data.names.of(data.settings[i]), layer, share] for i in sorted(shares) for layer, share in shares[i].items()
     ]
     columns = [Column("setting"), Column("layer"), Column("kept, %", "kept_sparsity")]
     return Table("layers", "Share kept of every layer", "Mean over seeds.", columns, rows)
 
 
-def failure_table(evidence: ReportData) -> Table:
-    """Trials that did not finish, with their reasons."""
-    names = {row["trial_id"]: evidence.names.of(s) for s in evidence.settings for row in s.rows}
+def failure_table(data: ReportData) -> Table:
+    """List the trials that did not finish, with their reasons."""
+    names = {row["trial_id"]: data.names.of(s) for s in data.settings for row in s.rows}
     columns = [Column(n) for n in ("trial", "status", "arm", "target", "seed", "reason")]
     rows: list[list[Cell]] = []
-    for row in evidence.rows:
+    for row in data.rows:
         if row["status"] != "done" and row["trial_id"] not in names:
             point = {"target.sparsity": row.get("target_sparsity"), "target.quantity": row.get("target_quantity")}
             arm = str(row.get("arm") or row["method"])
-            cells = [row["trial_id"], row["status"], arm, wording.target(point), str(row.get("seed"))]
+            cells = [row["trial_id"], row["status"], arm, formatting.target(point), str(row.get("seed"))]
             rows.append([*cells, str(row.get("error") or row.get("note") or "no reason recorded")])
     return Table("not_finished", "Trials that did not finish", "", columns, rows)
 
 
 def _difference_columns(metric: str) -> list[Column]:
-    unit = ", points" if wording.is_share(metric) else ""
-    told = f"difference:{metric}"
-    ends = [Column(f"difference{unit}", told, "difference"), Column("low", told, "low"), Column("high", told, "high")]
-    return [*ends, Column("d", "d"), Column("p", "p"), Column("pairs")]
+    unit = ", points" if formatting.is_share(metric) else ""
+    form = f"difference:{metric}"
+    columns = [Column(f"difference{unit}", form, "difference"), Column("low", form, "low")]
+    return [*columns, Column("high", form, "high"), Column("d", "d"), Column("p", "p"), Column("pairs")]
 
 
-def _verdict(one: Difference) -> str:
-    return {BEYOND: "told apart", WITHIN: "not told apart"}.get(told := verdict(one), told)
-
-
-def _difference(one: Difference) -> list[Cell]:
-    p = one.p_value if one.p_holm is None else one.p_holm
-    return [one.mean, one.low, one.high, one.effect_size, p, one.n]
+def _difference(difference: Difference) -> list[Cell]:
+    p = difference.p_value if difference.p_holm is None else difference.p_holm
+    return [difference.mean, difference.low, difference.high, difference.effect_size, p, difference.n]
 
 
 def _title(metric: str) -> str:
@@ -214,4 +203,4 @@ def _title(metric: str) -> str:
         "latency_ms": "latency, ms",
         "latency_speedup": "speed-up",
     }
-    return short.get(metric, wording.titles(metric))
+    return short.get(metric, formatting.titles(metric))

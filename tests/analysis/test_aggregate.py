@@ -2,7 +2,7 @@
 
 import statistics
 
-from orchestrator.analysis.aggregate import mean_of, settings
+from orchestrator.analysis.aggregate import group_settings, mean_of
 
 ROWS = [
     {"arm": a, "method": a, "seed": seed, "target_sparsity": s, "status": status, "accuracy": accuracy}
@@ -28,8 +28,8 @@ def test_mean_and_sample_deviation() -> None:
 
 
 def test_seeds_are_folded_and_failures_are_counted() -> None:
-    found = settings(ROWS, ["target.sparsity", "seed"])
-    assert [(s.arm, s.point, len(s.rows), s.ended_badly) for s in found] == [
+    found = group_settings(ROWS, ["target.sparsity", "seed"])
+    assert [(s.arm, s.point, len(s.rows), s.unfinished) for s in found] == [
         ("l1_norm", {"target.sparsity": 0.5}, 2, 1),
         ("l1_norm", {"target.sparsity": 0.8}, 1, 0),
         ("random", {"target.sparsity": 0.5}, 1, 0),

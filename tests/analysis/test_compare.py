@@ -154,7 +154,7 @@ def test_schedules_are_columns_of_001() -> None:
     ]
     found = {(o.row, o.column): o for o in compare(rows, "001", 2)}
     assert found["ResNet-56-A", "fine_tuned"].delta == pytest.approx(90 - 92.97)
-    assert found["ResNet-56-A", "fine_tuned"].note == "data: ours digits, printed CIFAR-10"
+    assert found["ResNet-56-A", "fine_tuned"].note == "data: ours digits, published CIFAR-10"
     assert found["ResNet-56-A", "scratch_B"].ours is None
     assert found["ResNet-56-B", "fine_tuned"].ours is None
 

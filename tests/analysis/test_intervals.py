@@ -10,7 +10,7 @@ from orchestrator.analysis.aggregate import (
     LEVEL,
     Unpairable,
     bca_interval,
-    folded,
+    group_settings,
     holm,
     mean_of,
     paired,
@@ -68,7 +68,7 @@ def test_paired_is_the_paired_t_test() -> None:
     assert found.effect_size == pytest.approx(found.mean / found.sd)
 
 
-def test_what_ended_badly_is_counted_and_only_shared_seeds_are_paired() -> None:
+def test_unfinished_trials_are_counted_and_only_shared_seeds_are_paired() -> None:
     rows = [
         row("a", 0, 0.9),
         row("a", 1, 0.8),
@@ -81,7 +81,7 @@ def test_what_ended_badly_is_counted_and_only_shared_seeds_are_paired() -> None:
     ]
     (found,) = paired(rows, ["seed"], "accuracy", against="b")
     assert (found.n, found.mean) == (2, pytest.approx(0.15))
-    assert found.ended_badly == {"failed": 1, "diverged": 1}
+    assert found.unfinished == {"failed": 1, "diverged": 1}
     assert found.unpaired == 2
     (one,) = paired(rows[:1] + rows[4:5], ["seed"], "accuracy", against="b")
     assert (one.n, one.sd, one.p_value) == (1, None, None)
@@ -133,9 +133,9 @@ def test_holm_by_hand() -> None:
     assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
-def test_settings_fold_into_rows() -> None:
+def test_a_setting_as_a_row_of_means() -> None:
     rows = [row("a", 0, 0.9), row("a", 1, 0.8), row("b", 0, None, "failed")]
-    assert folded(rows, ["seed"], ["accuracy"]) == [
-        {"arm": "a", "accuracy": pytest.approx(0.85), "status": "done", "n": 2, "ended_badly": 0},
-        {"arm": "b", "accuracy": None, "status": "failed", "n": 0, "ended_badly": 1},
+    assert [setting.mean_row(["accuracy"]) for setting in group_settings(rows, ["seed"])] == [
+        {"arm": "a", "accuracy": pytest.approx(0.85), "status": "done", "n": 2, "unfinished": 0},
+        {"arm": "b", "accuracy": None, "status": "failed", "n": 0, "unfinished": 1},
     ]

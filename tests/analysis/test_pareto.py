@@ -6,16 +6,13 @@ import numpy as np
 import optuna
 import pytest
 
-from orchestrator.analysis.pareto import BadObjectives, best_under, front, front_of, hypervolume, knee
+from orchestrator.analysis.pareto import BadObjectives, best_under, hypervolume, knee, pareto_front
 
 
 def test_a_front_by_hand() -> None:
     points = [(0.9, 10), (0.8, 5), (0.7, 6), (0.9, 10), (0.95, 20), (None, 1), (float("nan"), 1)]
-    assert front(points, ["max", "min"]) == [0, 1, 3, 4]
-    assert front([], ["max", "min"]) == []
-    rows = [{"accuracy": a, "macs": m, "status": "done"} for a, m in points[:5]]
-    rows[4]["status"] = "failed"
-    assert front_of(rows, {"accuracy": "max", "macs": "min"}) == [rows[0], rows[1], rows[3]]
+    assert pareto_front(points, ["max", "min"]) == [0, 1, 3, 4]
+    assert pareto_front([], ["max", "min"]) == []
 
 
 def test_two_objectives_by_sorting_are_as_by_comparing() -> None:
@@ -23,7 +20,7 @@ def test_two_objectives_by_sorting_are_as_by_comparing() -> None:
     for _ in range(20):
         points = [tuple(point) for point in rng.integers(0, 8, (40, 2)).tolist()]
         beaten = [any(q[0] >= p[0] and q[1] <= p[1] and q != p for q in points) for p in points]
-        assert front(points, ["max", "min"]) == [i for i, is_beaten in enumerate(beaten) if not is_beaten]
+        assert pareto_front(points, ["max", "min"]) == [i for i, is_beaten in enumerate(beaten) if not is_beaten]
 
 
 def test_volumes_by_hand() -> None:
@@ -83,8 +80,8 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(BadObjectives, match=r"budget.latency_ms: .* found 'at most 12'"):
         best_under([], {"latency_ms": "at most 12"})
     with pytest.raises(BadObjectives, match=r"found 'up'"):
-        front([(1,)], ["up"])
+        pareto_front([(1,)], ["up"])
     with pytest.raises(BadObjectives, match=r"points\[0\]: 2 objectives"):
-        front([(1, 2, 3)], ["max", "min"])
+        pareto_front([(1, 2, 3)], ["max", "min"])
     with pytest.raises(BadObjectives, match=r"2 or 3 objectives, found 4"):
         hypervolume([], (0,) * 4, ["max"] * 4)

@@ -96,7 +96,7 @@ def test_commands_parse_and_their_files_are_there(block: Block, line: str) -> No
     elif name == "export":
         assert given["form"] in FORMATS
     elif name in ("plan", "run"):
-        _check_space(block.page, Path(given["space"]), given["settings"] or [])
+        _check_space(block.page, Path(given["space"]), given["overrides"] or [])
 
 
 def _check_space(page: Path, space: Path, settings: list[str]) -> None:

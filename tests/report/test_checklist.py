@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from orchestrator.report.checklist import Check, checks
-from orchestrator.report.conclusions import answer
+from orchestrator.report.conclusions import conclude
 from orchestrator.report.controls import with_controls
-from orchestrator.report.data import gather
+from orchestrator.report.data import load_report_data
 from orchestrator.spec import SearchSpace
 from orchestrator.spec.yaml_text import as_yaml
 from orchestrator.sweep.planning import plan
@@ -36,7 +36,7 @@ arms:
 
 
 def by_name(folder: Path) -> dict[str, Check]:
-    return {check.name: check for check in checks(gather(folder))}
+    return {check.name: check for check in checks(load_report_data(folder))}
 
 
 def test_what_a_bare_sweep_lacks(make_sweep: MakeSweep) -> None:
@@ -50,10 +50,10 @@ def test_what_a_bare_sweep_lacks(make_sweep: MakeSweep) -> None:
         "at least 5 operating points",
         "measured latency",
     }
-    assert "50 % of weights" in found["magnitude control"].found
+    assert "50 % of weights" in found["magnitude control"].detail
     for name in missing:
-        assert isinstance(yaml.safe_load(found[name].add), dict) or found[name].add.startswith("#"), name
-    added = yaml.safe_load(found["magnitude control"].add)["arms"]
+        assert isinstance(yaml.safe_load(found[name].suggestion), dict) or found[name].suggestion.startswith("#"), name
+    added = yaml.safe_load(found["magnitude control"].suggestion)["arms"]
     assert [(arm["method"], arm["target"]["quantity"]) for arm in added] == [
         ("l1_norm", "macs"),
         ("magnitude", "weights"),
@@ -64,7 +64,7 @@ def test_every_suggestion_can_be_planned(make_sweep: MakeSweep) -> None:
     raw = yaml.safe_load(BARE)
     before = len(plan(SearchSpace.parse(raw)).trials)
     for check in by_name(make_sweep(BARE)).values():
-        add = yaml.safe_load(check.add) if check.add else None
+        add = yaml.safe_load(check.suggestion) if check.suggestion else None
         if isinstance(add, dict):
             more = {**raw, "arms": raw["arms"] + add.get("arms", []), "axes": {**raw["axes"], **add.get("axes", {})}}
             assert len(plan(SearchSpace.parse(more)).trials) > before, check.name
@@ -92,8 +92,8 @@ def test_a_dense_control_is_compared_with_and_never_best(make_sweep: MakeSweep) 
         return {"accuracy": accuracy, "val_accuracy": accuracy}
 
     text = as_yaml(with_controls(SearchSpace.parse(yaml.safe_load(BARE))))
-    evidence = gather(make_sweep(text, numbers))
-    said = answer(evidence, [])
+    data = load_report_data(make_sweep(text, numbers))
+    said = conclude(data, [])
     assert said.best is not None
     assert said.best.point["target.sparsity"] > 0
     assert any(
@@ -108,4 +108,4 @@ def test_achieved_beside_requested(make_sweep: MakeSweep, off: float) -> None:
 
     check = by_name(make_sweep(numbers=numbers))["achieved sparsity as requested"]
     assert check.passed == (off < 0.02)
-    assert f"{100 * off:.1f} points off" in check.found
+    assert f"{100 * off:.1f} points off" in check.detail

@@ -12,8 +12,8 @@ from scipy import stats
 
 from orchestrator.analysis.load import load_results
 from orchestrator.analysis.sensitivity.factors import Importance
-from orchestrator.report.conclusions import answer
-from orchestrator.report.data import Unreportable, gather
+from orchestrator.report.conclusions import conclude
+from orchestrator.report.data import Unreportable, load_report_data
 
 MakeSweep = Callable[..., Path]
 
@@ -39,7 +39,7 @@ def test_the_headline_is_chosen_by_validation_and_tells_the_test(make_sweep: Mak
     arm, share = max(means, key=lambda key: means[key])
     accuracy = values(rows, arm, share, "accuracy")
     low, high = stats.t.interval(0.95, 2, loc=accuracy.mean(), scale=stats.sem(accuracy))
-    said = answer(gather(folder), [])
+    said = conclude(load_report_data(folder), [])
     assert f"{arm}, {100 * share:.0f} % of MACs" in said.headline
     assert f"{100 * accuracy.mean():.2f} ± {100 * accuracy.std(ddof=1):.2f} % test accuracy" in said.headline
     assert f"(n = 3, 95 % interval {100 * low:.2f} to {100 * high:.2f} %)" in said.headline
@@ -52,7 +52,7 @@ def test_test_images_never_choose(make_sweep: MakeSweep) -> None:
         ahead = trial.arm == "taylor"
         return {"accuracy": 0.99 if ahead else 0.9, "val_accuracy": 0.8 if ahead else 0.9 - 0.01 * len(trial.arm)}
 
-    said = answer(gather(make_sweep(numbers=numbers)), [])
+    said = conclude(load_report_data(make_sweep(numbers=numbers)), [])
     assert said.best is not None
     assert said.best.arm == "random"
 
@@ -60,7 +60,7 @@ def test_test_images_never_choose(make_sweep: MakeSweep) -> None:
 def test_differences_are_those_of_a_paired_test(make_sweep: MakeSweep) -> None:
     folder = make_sweep()
     rows = load_results(folder)
-    said = answer(gather(folder), [])
+    said = conclude(load_report_data(folder), [])
     assert said.best is not None
     arm, share = said.best.arm, said.best.point["target.sparsity"]
     ours, dense = values(rows, arm, share, "accuracy"), values(rows, arm, share, "dense_accuracy")
@@ -71,14 +71,15 @@ def test_differences_are_those_of_a_paired_test(make_sweep: MakeSweep) -> None:
     assert f"95 % interval {points(low)} to {points(high)}" in sentence
     effect = (ours - dense).mean() / (ours - dense).std(ddof=1)
     assert f"d = {effect:.2f}".replace("-", "−") in sentence
-    told_apart = test.pvalue < 0.05
-    assert sentence.endswith("more than the seeds' noise." if told_apart else "not told apart from the seeds' noise.")
+    assert sentence.endswith(
+        "; statistically distinguishable." if test.pvalue < 0.05 else "; not statistically distinguishable."
+    )
 
 
 def test_targets_are_corrected_as_one_family(make_sweep: MakeSweep) -> None:
     folder = make_sweep()
     rows = load_results(folder)
-    raw, found = [], answer(gather(folder), []).contests
+    raw, found = [], conclude(load_report_data(folder), []).rankings
     assert [contest.point["target.sparsity"] for contest in found] == [0.5, 0.75]
     for contest in found:
         share = contest.point["target.sparsity"]
@@ -103,9 +104,11 @@ def test_a_clear_lead_is_told_and_a_hair_is_not(make_sweep: MakeSweep) -> None:
         own = jitter[(trial.spec.seed + (trial.arm == "l1_norm")) % 3]
         return {"accuracy": 0.9 + lead + own, "val_accuracy": 0.9 + lead}
 
-    said = answer(gather(make_sweep(numbers=numbers)), [])
+    said = conclude(load_report_data(make_sweep(numbers=numbers)), [])
     (sentence,) = [s for s in said.findings if "targets" in s]
-    assert sentence.startswith("At 1 of 2 targets the best setting is told apart from the runner-up: at 50 % of MACs")
+    assert sentence.startswith(
+        "At 1 of 2 targets the best setting is statistically distinguishable from the runner-up: at 50 % of MACs"
+    )
     assert "l1_norm is ahead of taylor (+5.0" in sentence
 
 
@@ -116,18 +119,18 @@ def test_what_the_data_cannot_tell(make_sweep: MakeSweep) -> None:
         return {"accuracy": 0.9, "val_accuracy": 0.9, "achieved": 0.5}
 
     unrun = lambda trial: trial.arm == "l1_norm" and trial.spec.seed == 0  # noqa: E731
-    said = " ".join(answer(gather(make_sweep(numbers=numbers, skip=unrun, latency=False)), []).limits)
+    said = " ".join(conclude(load_report_data(make_sweep(numbers=numbers, skip=unrun, latency=False)), []).limits)
     assert "2 trials diverged" in said
     assert "2 planned trials not run yet" in said
     assert "4 of 6 settings have at most 2 seeds" in said
     assert "4 settings with fewer than 3 finished seeds are shown, but not ranked" in said
     assert "No latency was measured" in said
-    assert "the furthest: 50.0 % for 75.0 %" in said
+    assert "the worst: 50.0 % instead of 75.0 %" in said
 
 
 def test_one_seed_is_no_test_and_no_spread(make_sweep: MakeSweep) -> None:
     folder = make_sweep(skip=lambda trial: trial.spec.seed > 0)
-    said = answer(gather(folder), [])
+    said = conclude(load_report_data(folder), [])
     assert "±" not in said.headline
     assert "n = 1" in said.headline
     assert all("p =" not in finding for finding in said.findings)
@@ -135,7 +138,7 @@ def test_one_seed_is_no_test_and_no_spread(make_sweep: MakeSweep) -> None:
 
 
 def test_a_parameter_matters_only_above_the_noise(make_sweep: MakeSweep) -> None:
-    evidence = gather(make_sweep())
+    data = load_report_data(make_sweep())
 
     def told(low: float, value: float, noise: float) -> str:
         found = [
@@ -143,20 +146,20 @@ def test_a_parameter_matters_only_above_the_noise(make_sweep: MakeSweep) -> None
             Importance("arm", None, "permutation", 0.1, 0.0, 0.2, 18),
             Importance("seed", None, "seed_noise", noise, 0.0, 0.5, 18),
         ]
-        return answer(evidence, found).findings[-1]
+        return conclude(data, found).findings[-1]
 
     assert "(target.sparsity) matters most: it accounts for 60 % (40 to 90 %)" in told(0.4, 0.6, 0.2)
-    assert "not clearly above them: the arm (method)." in told(0.4, 0.6, 0.2)
+    assert "not clearly above the seeds: the arm (method)." in told(0.4, 0.6, 0.2)
     assert told(0.1, 0.6, 0.2).startswith("Which parameter matters most is not clear")
 
 
 def test_what_a_forest_cannot_predict_is_not_ranked(make_sweep: MakeSweep) -> None:
     found = [Importance(name, None, "permutation", 0.02, 0.0, 0.1, 18) for name in ("arm", "target.sparsity")]
-    assert "cannot be told" in answer(gather(make_sweep()), found).findings[-1]
+    assert "is unknown" in conclude(load_report_data(make_sweep()), found).findings[-1]
 
 
 def test_constraints_bound_the_choice(make_sweep: MakeSweep, space_text: str) -> None:
-    said = answer(gather(make_sweep(space_text + "constraints: {latency_ms: '<= 1.3'}\n")), [])
+    said = conclude(load_report_data(make_sweep(space_text + "constraints: {latency_ms: '<= 1.3'}\n")), [])
     assert "within latency in ms <= 1.3" in said.headline
     assert "75 % of MACs" in said.headline
 
@@ -164,4 +167,4 @@ def test_constraints_bound_the_choice(make_sweep: MakeSweep, space_text: str) ->
 def test_an_empty_sweep_is_refused(make_sweep: MakeSweep) -> None:
     folder = make_sweep(skip=lambda trial: True)
     with pytest.raises(Unreportable, match="no trial has ended yet"):
-        gather(folder)
+        load_report_data(folder)

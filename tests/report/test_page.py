@@ -21,13 +21,12 @@ from orchestrator.analysis.load import load_results
 from orchestrator.cli import app
 from orchestrator.records.mlflow.view import log_report, make_database
 from orchestrator.report import document
-from orchestrator.report.charts import trade_offs as figures
-from orchestrator.report.charts import training
+from orchestrator.report.charts import trade_offs, training
 from orchestrator.report.charts.model import XY, Bars, Heat, Series
 from orchestrator.report.charts.to_plotly import figure
-from orchestrator.report.data import gather
+from orchestrator.report.data import load_report_data
 from orchestrator.report.document import write_report
-from orchestrator.report.importances import Sampled
+from orchestrator.report.importances import ReportImportances
 from orchestrator.report.svg import draw, ticks
 from orchestrator.report.table_formats import Column, Table, as_csv, as_latex, as_markdown
 
@@ -49,7 +48,7 @@ class Tags(HTMLParser):
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forests are tested where they grow; here they would be half of the time."""
-    monkeypatch.setattr(document, "sampled", lambda evidence: Sampled())
+    monkeypatch.setattr(document, "estimate_importances", lambda data: ReportImportances())
 
 
 @pytest.mark.usefixtures("quick")
@@ -114,15 +113,15 @@ def test_the_table_of_settings_is_the_rows_folded(make_sweep: MakeSweep) -> None
 
 
 def test_trade_offs_show_the_front(make_sweep: MakeSweep) -> None:
-    evidence = gather(make_sweep())
-    chart = figures.trade_off(evidence, "mac_sparsity", evidence.networks[0])
+    data = load_report_data(make_sweep())
+    chart = trade_offs.trade_off(data, "mac_sparsity", data.networks[0])
     assert chart is not None
     points = {
         (
             100 * float(np.mean([r["mac_sparsity"] for r in s.rows])),
             100 * float(np.mean([r["accuracy"] for r in s.rows])),
         )
-        for s in evidence.settings
+        for s in data.settings
     }
     best = {p for p in points if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points)}
     (front,) = [series for series in chart.series if series.name == "Pareto front"]
@@ -132,10 +131,10 @@ def test_trade_offs_show_the_front(make_sweep: MakeSweep) -> None:
 
 
 def test_many_settings_are_thinned_but_for_the_front(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    evidence = gather(make_sweep())
-    whole = figures.trade_off(evidence, "mac_sparsity", evidence.networks[0])
-    monkeypatch.setattr(figures, "MOST_POINTS", 3)
-    thin = figures.trade_off(evidence, "mac_sparsity", evidence.networks[0])
+    data = load_report_data(make_sweep())
+    whole = trade_offs.trade_off(data, "mac_sparsity", data.networks[0])
+    monkeypatch.setattr(trade_offs, "MOST_POINTS", 3)
+    thin = trade_offs.trade_off(data, "mac_sparsity", data.networks[0])
     assert whole is not None
     assert thin is not None
     assert "of 6 settings are drawn" in thin.caption
@@ -146,19 +145,19 @@ def test_many_settings_are_thinned_but_for_the_front(make_sweep: MakeSweep, monk
 
 
 def test_layers_and_curves_are_means_over_seeds(make_sweep: MakeSweep) -> None:
-    evidence = gather(make_sweep())
-    (heat,) = training.kept_shares(evidence)
+    data = load_report_data(make_sweep())
+    (heat,) = training.kept_shares(data)
     assert isinstance(heat, Heat)
     shares = dict(zip(heat.columns, heat.values[0], strict=True))
     assert shares["l1_norm, 50 % of MACs"] == pytest.approx(0.5)
     assert shares["l1_norm, 75 % of MACs"] == pytest.approx(0.25)
-    (chart,) = training.curves(evidence)
+    (chart,) = training.curves(data)
     assert isinstance(chart, XY)
     assert len(chart.series) == 6
     assert list(chart.series[0].y) == pytest.approx([80, 85])
 
 
-def test_spellings_of_a_table() -> None:
+def test_formats_of_a_table() -> None:
     table = Table(
         "t", "A_b", "", [Column("name & more"), Column("share, %", "x_sparsity")], [["a_b|c", 0.125], ["d", None]]
     )

@@ -10,9 +10,9 @@ from typing import Any
 
 from scipy import stats
 
-from orchestrator.report.conclusions import answer
-from orchestrator.report.data import gather
-from orchestrator.report.importances import sampled
+from orchestrator.report.conclusions import conclude
+from orchestrator.report.data import load_report_data
+from orchestrator.report.importances import estimate_importances
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("dense_accuracy", "pruned_accuracy", "accuracy", "val_accuracy", "mac_sparsity", "param_sparsity")
@@ -35,8 +35,8 @@ def test_the_recorded_sweep_is_told_as_it_was(make_sweep: Callable[..., Path]) -
         row = by_trial[spec.method.name, spec.target.sparsity, spec.seed]
         return {name: float(row[name]) for name in COPIED}
 
-    evidence = gather(make_sweep(text, numbers))
-    said = answer(evidence, sampled(evidence).values)
+    data = load_report_data(make_sweep(text, numbers))
+    said = conclude(data, estimate_importances(data).values)
 
     def column(setting: tuple[str, float], name: str) -> list[float]:
         found = [r for r in rows if (r["method"], float(r["target_sparsity"])) == setting]
@@ -56,5 +56,5 @@ def test_the_recorded_sweep_is_told_as_it_was(make_sweep: Callable[..., Path]) -
     assert f"{100 * fmean(dense):.2f} ± {100 * stdev(dense):.2f} %" in about_dense
     assert f"{100 * fmean(gap):+.2f} points" in about_dense
     assert f"p = {p:.2f}" in about_dense
-    assert "not told apart" in about_dense
+    assert "not statistically distinguishable" in about_dense
     assert p > 0.05

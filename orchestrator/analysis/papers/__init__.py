@@ -1,4 +1,4 @@
-"""The printed tables of the five papers, as data with their provenance."""
+"""Read the published tables of the five papers, stored as JSON with their provenance."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from orchestrator.spec.errors import PrunesweepError, nearest
 
 
 class NoSuchTable(PrunesweepError, ValueError):
-    """A paper or a table that is not among the printed ones."""
+    """A paper or table that is not stored."""
 
 
 @dataclass(frozen=True)
-class PrintedTable:
-    """One table of one paper. Rows are as printed (percent where the column's name says so)."""
+class PublishedTable:
+    """One table of one paper; values are as published (in percent where the column's name says so)."""
 
     paper: str
     number: str
     title: str
     provenance: str
-    """What its numbers rest on, in the words of `provenance_key`."""
+    """Origin of the numbers, in the terms of the file's ``provenance_key``."""
     rows: tuple[Mapping[str, Any], ...]
-    """Each with ``group``, where the table has parts, and ``flags``: what is known to be wrong or uncertain in it."""
+    """Rows, each with ``group`` if the table has parts, and ``flags``: known errors and doubts."""
     flags: tuple[str, ...]
-    """The same of the table as a whole."""
+    """Known errors and doubts about the whole table."""
     content: Mapping[str, Any]
-    """Everything recorded of the table, e.g. its printed means."""
+    """Everything stored about the table, e.g. its published means."""
 
 
 def papers() -> dict[str, str]:
-    """Identifier and title of each paper."""
+    """Return the identifier and title of each paper."""
     return {name: str(paper(name)["paper"]) for name in _names()}
 
 
 @cache
 def paper(name: str) -> Mapping[str, Any]:
-    """Everything recorded of one paper.
+    """Return everything stored about one paper.
 
     Raises:
-        NoSuchTable: no such paper.
+        NoSuchTable: the paper is not stored.
     """
     if name not in _names():
         raise NoSuchTable(f"paper: no tables of {name!r}{nearest(name, _names())}")
-    found: Mapping[str, Any] = json.loads(files(__package__).joinpath(f"{name}.json").read_text(encoding="utf-8"))
-    return found
+    content: Mapping[str, Any] = json.loads(files(__package__).joinpath(f"{name}.json").read_text(encoding="utf-8"))
+    return content
 
 
 def tables(name: str) -> list[str]:
-    """The numbers of the tables of a paper of which something is recorded."""
-    found = {match[1] for key in paper(name) if (match := re.match(r"table(\d+)(_|$)", key))}
-    return sorted(found, key=int)
+    """Return the numbers of the stored tables of a paper."""
+    numbers = {match[1] for key in paper(name) if (match := re.match(r"table(\d+)(_|$)", key))}
+    return sorted(numbers, key=int)
 
 
-def table(name: str, number: int | str) -> PrintedTable:
-    """One printed table, its parts one after another.
+def table(name: str, number: int | str) -> PublishedTable:
+    """Return one published table, with its parts concatenated.
 
     Raises:
-        NoSuchTable: no such paper, or nothing is recorded of that table.
+        NoSuchTable: the paper or the table is not stored.
     """
     content, number = paper(name), str(number)
     parts = {key: content[key] for key in content if re.fullmatch(rf"table{number}(_\w+)?", key)}
@@ -75,27 +75,27 @@ def table(name: str, number: int | str) -> PrintedTable:
             flags = [row[key] for key in ("note", "repair") if key in row]
             flags += [d["what"] for d in doubts if d["rows"] and d["rows"].items() <= row.items()]
             rows.append({**row, **({"group": group} if group else {}), "flags": tuple(flags)})
-    found = [part for part in parts.values() if isinstance(part, Mapping)]
-    return PrintedTable(
+    described = [part for part in parts.values() if isinstance(part, Mapping)]
+    return PublishedTable(
         paper=name,
         number=number,
-        title=_first(found, "title", "caption") or content.get("captions", {}).get(number, ""),
-        provenance="; ".join(dict.fromkeys(_provenances(found))),
+        title=_first(described, "title", "caption") or content.get("captions", {}).get(number, ""),
+        provenance="; ".join(dict.fromkeys(_provenances(described))),
         rows=tuple(rows),
-        flags=(*[d["what"] for d in doubts if not d["rows"]], *[part["note"] for part in found if "note" in part]),
+        flags=(*[d["what"] for d in doubts if not d["rows"]], *[part["note"] for part in described if "note" in part]),
         content=next(iter(parts.values())) if len(parts) == 1 else parts,
     )
 
 
 @cache
 def _names() -> tuple[str, ...]:
-    # Resources, not paths: a package may be installed as an archive.
-    found = [entry.name for entry in files(__package__).iterdir()]
-    return tuple(sorted(name.removesuffix(".json") for name in found if name.endswith(".json")))
+    # importlib.resources, because the package may be installed as an archive.
+    names = [entry.name for entry in files(__package__).iterdir()]
+    return tuple(sorted(name.removesuffix(".json") for name in names if name.endswith(".json")))
 
 
 def _rows(part: Any, group: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The lists of rows of a part; one that does not lie under a plain key is a group of its own."""
+    """Yield the rows of a part with their group: the key of their list, unless it is a generic one such as ``rows``."""
     if isinstance(part, list):
         yield from ((group, row) for row in part if isinstance(row, Mapping))
     elif isinstance(part, Mapping):

@@ -1,1 +1,1 @@
-"""Which settings matter: importances over any trials, Sobol and Morris indices over designed ones."""
+"""Estimate which parameters matter: importances over any trials, Sobol and Morris indices over designed ones."""

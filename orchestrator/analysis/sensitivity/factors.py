@@ -1,4 +1,4 @@
-"""Trials as a matrix: one column a varied parameter, coded by its levels, with the settings kept together."""
+"""Code trials as a matrix: one column per varied parameter, with the index of its level."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ class NothingToAnalyse(PrunesweepError, ValueError):
 
 @dataclass(frozen=True)
 class Importance:
-    """How much a parameter matters to a metric, with its 95 % interval.
+    """The importance of a parameter for a metric, with its 95 % interval.
 
-    ``value`` is a share of 0 to 1 but for Morris's mu* and sigma, which have the metric's unit. None where there were
-    too few settings to tell.
+    ``value`` is a share of 0 to 1, except Morris's mu* and sigma, which have the metric's unit. None if there were too
+    few settings.
     """
 
     parameter: str
     arm: str | None
-    """None: over all arms."""
+    """The arm within which it was estimated; None for all arms."""
     method: str
     value: float | None
     low: float | None
     high: float | None
     n: int
-    """Trials; of a design, its blocks or trajectories."""
+    """Number of trials; for a design, of blocks or trajectories."""
 
 
 @dataclass(frozen=True)
 class Factor:
-    """A varied parameter. Numbers are ordered; names, truth values and lists are not."""
+    """A varied parameter. Numbers are ordered; names, Booleans and lists are not."""
 
     name: str
     levels: tuple[Any, ...]
@@ -54,46 +54,48 @@ class Factor:
 
 @dataclass(frozen=True)
 class Factors:
-    """Finished trials: ``codes`` (trials x factors) holds the index of each level, NaN where an arm lacks the factor.
+    """Finished trials as a matrix ``codes`` (trials x factors) of level indices, NaN if an arm lacks the factor.
 
-    A number drawn from a range has as many levels as draws, so a code is its rank: what is averaged over is the
+    A number drawn from a range has as many levels as draws, so its code is its rank: averages are over the
     distribution that the sweep drew from, on a logarithmic axis as on a linear one.
     """
 
     factors: tuple[Factor, ...]
     codes: Floats
     values: Floats
-    """The metric, one a trial."""
-    settings: NDArray[np.int64]
-    """Equal for trials that differ by their seed alone."""
+    """The metric of each trial."""
+    setting_ids: NDArray[np.int64]
+    """Number of each trial's setting; equal for trials that differ only in their seed."""
 
     @property
     def names(self) -> list[str]:
         return [factor.name for factor in self.factors]
 
     def filled(self) -> Floats:
-        """Codes with a middle level where an arm lacks the factor; the arm, a factor itself, says where that is."""
+        """Return the codes with NaN replaced by the middle level; the factor ``arm`` lets a forest tell these apart."""
         middle = np.array([len(factor.levels) // 2 for factor in self.factors], dtype=float)
         return np.where(np.isnan(self.codes), middle, self.codes)
 
-    def taking(self, trials: NDArray[Any]) -> Factors:
-        return replace(self, codes=self.codes[trials], values=self.values[trials], settings=self.settings[trials])
+    def take(self, trials: NDArray[Any]) -> Factors:
+        """Return the trials with these indices."""
+        codes, values, setting_ids = (array[trials] for array in (self.codes, self.values, self.setting_ids))
+        return replace(self, codes=codes, values=values, setting_ids=setting_ids)
 
     def count_settings(self) -> int:
-        return len(np.unique(self.settings))
+        return len(np.unique(self.setting_ids))
 
     def resampled(self, rng: np.random.Generator) -> Factors:
-        """Settings drawn with replacement, each with all its seeds: the seeds of one setting are no independent draws.
+        """Draw settings with replacement, each with all its seeds, which are not independent draws.
 
-        A setting drawn twice keeps its number, so that nothing is ever tested on its own copy.
+        A setting drawn twice keeps its number, so that no forest is tested on a copy of what it was trained on.
         """
-        numbers = np.unique(self.settings)
-        drawn = rng.choice(numbers, size=len(numbers))
-        return self.taking(np.concatenate([np.flatnonzero(self.settings == number) for number in drawn]))
+        numbers = np.unique(self.setting_ids)
+        sample = rng.choice(numbers, size=len(numbers))
+        return self.take(np.concatenate([np.flatnonzero(self.setting_ids == number) for number in sample]))
 
 
 def factors_of(rows: Iterable[Mapping[str, Any]], metric: str, axes: Sequence[str], arm: str | None = None) -> Factors:
-    """The finished trials of one arm, or of all, where the arm is a factor too; parameters with one level are left out.
+    """Code the finished trials of one arm, or of all arms, with the arm as a factor; constant parameters are left out.
 
     Raises:
         NothingToAnalyse: no finished trial has the metric, or nothing was varied.
@@ -106,23 +108,23 @@ def factors_of(rows: Iterable[Mapping[str, Any]], metric: str, axes: Sequence[st
     names = [name for name in axes if name != "seed"]
     columns = {ARM: [arm_of(row) for row in done]}
     columns |= {name: [axis_value(row, name) for row in done] for name in names if name != ARM}
-    found = [(_factor(name, column), column) for name, column in columns.items()]
-    # A parameter that some arms lack has two states at least, but a single value of it still decides nothing.
-    found = [(factor, column) for factor, column in found if len(factor.levels) > 1]
-    if not found:
+    factors = [(_factor(name, column), column) for name, column in columns.items()]
+    # A parameter that some arms lack and the others have constant is left out, too.
+    factors = [(factor, column) for factor, column in factors if len(factor.levels) > 1]
+    if not factors:
         raise NothingToAnalyse(f"axes: none of {', '.join(axes) or 'no axes'} varies{where}")
     keys = [json.dumps([column[i] for column in columns.values()], default=str) for i in range(len(done))]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     return Factors(
-        factors=tuple(factor for factor, _ in found),
-        codes=np.array([_codes(factor, column) for factor, column in found], dtype=float).T,
+        factors=tuple(factor for factor, _ in factors),
+        codes=np.array([_codes(factor, column) for factor, column in factors], dtype=float).T,
         values=np.array([row[metric] for row in done], dtype=float),
-        settings=np.array([numbers[key] for key in keys], dtype=np.int64),
+        setting_ids=np.array([numbers[key] for key in keys], dtype=np.int64),
     )
 
 
 def conditional_arms(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> list[str]:
-    """The arms with a parameter that another arm lacks, in the order they appear."""
+    """Return the arms with a parameter that another arm lacks, in the order of their first rows."""
     arms = list(dict.fromkeys(arm_of(row) for row in rows))
     having = {
         name: {arm_of(row) for row in rows if axis_value(row, name) is not None} for name in axes if name != "seed"
@@ -131,9 +133,9 @@ def conditional_arms(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> 
 
 
 def seed_noise(data: Factors) -> float | None:
-    """Share of the metric's variance that lies between seeds within a setting; None where no setting has two seeds."""
+    """Return the share of the metric's variance between seeds within a setting; None if no setting has two seeds."""
     total = float(np.var(data.values, ddof=1)) if len(data.values) > 1 else 0.0
-    groups = [data.values[data.settings == number] for number in np.unique(data.settings)]
+    groups = [data.values[data.setting_ids == number] for number in np.unique(data.setting_ids)]
     freedom = sum(len(group) - 1 for group in groups)
     if freedom == 0 or total == 0:
         return None
@@ -142,10 +144,10 @@ def seed_noise(data: Factors) -> float | None:
 
 
 def spread(estimate: Callable[[Factors, int], Floats], data: Factors, resamples: int, seed: int) -> Floats:
-    """Standard deviations of an estimate over bootstrap samples of the settings."""
+    """Return the standard deviations of an estimate over bootstrap samples of the settings."""
     rng = np.random.default_rng(seed)
-    found = np.array([estimate(data.resampled(rng), seed + i) for i in range(resamples)])
-    deviations: Floats = found.std(axis=0, ddof=1)
+    estimates = np.array([estimate(data.resampled(rng), seed + i) for i in range(resamples)])
+    deviations: Floats = estimates.std(axis=0, ddof=1)
     return deviations
 
 

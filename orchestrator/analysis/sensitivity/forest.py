@@ -1,4 +1,4 @@
-"""What a random forest learned from the trials: permutation importance, partial dependence, interactions."""
+"""Fit random forests to the trials: permutation importance and interactions."""
 
 from __future__ import annotations
 
@@ -15,24 +15,12 @@ from orchestrator.analysis.sensitivity.factors import Factor, Factors, Floats, N
 
 TREES = 32
 GRID = 12
-"""At most so many points of a parameter are shown."""
-
-
-@dataclass(frozen=True)
-class Dependence:
-    """The forest's mean prediction of a metric where one parameter is set to one value."""
-
-    parameter: str
-    arm: str | None
-    level: Any
-    value: float
-    low: float
-    high: float
+"""Largest number of a parameter's levels in a surface."""
 
 
 @dataclass(frozen=True)
 class Interaction:
-    """What two parameters do together beyond what each does alone, as a share of the metric's variance."""
+    """The interaction of two parameters beyond their separate effects, as a share of the metric's variance."""
 
     first: str
     second: str
@@ -44,24 +32,24 @@ class Interaction:
     first_levels: tuple[Any, ...]
     second_levels: tuple[Any, ...]
     surface: tuple[tuple[float, ...], ...]
-    """The forest's mean prediction, one row a level of the first."""
+    """The forest's mean prediction, one row per level of the first parameter."""
 
 
 def permutation_shares(data: Factors, seed: int) -> Floats:
-    """Half the R² that is lost, on settings held out, when a parameter's values are shuffled among the trials.
+    """Return half the R² lost on held-out settings when a parameter's values are shuffled among the trials.
 
-    Of independent parameters that is their total share of the metric's variance, interactions included.
+    For independent parameters that is their total share of the metric's variance, interactions included.
     """
     if data.count_settings() < 2:
         return np.zeros(len(data.factors))
-    # The settings of a grid come in order: unshuffled, a fold would be a level that the forest never saw.
-    numbers = np.random.default_rng(seed).permutation(data.settings.max() + 1)
+    # The settings of a grid are in order: without shuffling, a fold would be a level that the forest never saw.
+    numbers = np.random.default_rng(seed).permutation(data.setting_ids.max() + 1)
     folds = GroupKFold(min(3, data.count_settings()))
     codes = data.filled()
-    lost = np.zeros(len(data.factors))
-    for train, held_out in folds.split(codes, groups=numbers[data.settings]):
+    losses = np.zeros(len(data.factors))
+    for train, held_out in folds.split(codes, groups=numbers[data.setting_ids]):
         forest = _forest(seed).fit(codes[train], data.values[train])
-        found = permutation_importance(
+        importance = permutation_importance(
             forest,
             codes[held_out],
             data.values[held_out],
@@ -69,41 +57,10 @@ def permutation_shares(data: Factors, seed: int) -> Floats:
             n_repeats=3,
             random_state=seed,
         )
-        lost += found.importances_mean * len(held_out) / len(codes)
+        losses += importance.importances_mean * len(held_out) / len(codes)
     variance = data.values.var()
-    shares: Floats = np.clip(lost / (2 * variance), 0, 1) if variance > 0 else np.zeros(len(lost))
+    shares: Floats = np.clip(losses / (2 * variance), 0, 1) if variance > 0 else np.zeros(len(losses))
     return shares
-
-
-def partial_dependence(
-    rows: Iterable[Mapping[str, Any]],
-    metric: str,
-    axes: Sequence[str],
-    parameter: str,
-    arm: str | None = None,
-    resamples: int = 40,
-    seed: int = 0,
-) -> list[Dependence]:
-    """One value for each level of a parameter (12 at most), over the trials that have it (Friedman 2001).
-
-    Raises:
-        NothingToAnalyse: the parameter does not vary.
-    """
-    data = factors_of(rows, metric, axes, arm)
-    column = _column(data, parameter)
-    data = data.taking(np.flatnonzero(~np.isnan(data.codes[:, column])))
-    grid = _grid(data.factors[column])
-
-    def curve(sample: Factors, seed: int) -> Floats:
-        forest = _forest(seed).fit(sample.filled(), sample.values)
-        return np.array([_mean_prediction(forest, sample, {column: code}) for code in grid])
-
-    values, half = curve(data, seed), 1.96 * spread(curve, data, resamples, seed)
-    levels = [data.factors[column].levels[code] for code in grid]
-    return [
-        Dependence(parameter, arm, level, float(value), float(value - h), float(value + h))
-        for level, value, h in zip(levels, values, half, strict=True)
-    ]
 
 
 def interactions(
@@ -115,7 +72,7 @@ def interactions(
     resamples: int = 40,
     seed: int = 0,
 ) -> Interaction:
-    """The interaction of two parameters; of the two with the greatest permutation importance where none are named.
+    """Estimate the interaction of two parameters, by default of the two with the greatest permutation importance.
 
     Raises:
         NothingToAnalyse: fewer than two parameters vary.
@@ -128,7 +85,7 @@ def interactions(
         parameters = (data.names[order[0]], data.names[order[1]])
     first, second = (_column(data, name) for name in parameters)
     both = ~np.isnan(data.codes[:, first]) & ~np.isnan(data.codes[:, second])
-    data = data.taking(np.flatnonzero(both))
+    data = data.take(np.flatnonzero(both))
     grids = [_grid(data.factors[column]) for column in (first, second)]
 
     def surface(sample: Factors, seed: int) -> Floats:
@@ -139,9 +96,9 @@ def interactions(
         variance = sample.values.var()
         return np.array(_beyond_additive(surface(sample, seed)) / variance if variance > 0 else 0.0)
 
-    shown = surface(data, seed)
+    predicted = surface(data, seed)
     variance = data.values.var()
-    value = float(np.clip(_beyond_additive(shown) / variance, 0, 1)) if variance > 0 else 0.0
+    value = float(np.clip(_beyond_additive(predicted) / variance, 0, 1)) if variance > 0 else 0.0
     half = 1.96 * float(spread(share, data, resamples, seed))
     return Interaction(
         first=parameters[0],
@@ -153,7 +110,7 @@ def interactions(
         n=len(data.values),
         first_levels=tuple(data.factors[first].levels[code] for code in grids[0]),
         second_levels=tuple(data.factors[second].levels[code] for code in grids[1]),
-        surface=tuple(tuple(float(value) for value in line) for line in shown),
+        surface=tuple(tuple(float(value) for value in line) for line in predicted),
     )
 
 
@@ -174,7 +131,7 @@ def _beyond_additive(surface: Floats) -> float:
 
 
 def _grid(factor: Factor) -> list[int]:
-    """Codes, evenly spaced, both ends among them; a factor without order shows its first levels."""
+    """Return at most `GRID` codes: evenly spaced with both ends, or the first ones of an unordered factor."""
     count = len(factor.levels)
     if not factor.ordered:
         return list(range(min(count, GRID)))

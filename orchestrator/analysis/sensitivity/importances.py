@@ -1,4 +1,4 @@
-"""Which hyper-parameter matters: importances by several methods, with intervals and the seeds' noise as the floor."""
+"""Estimate hyper-parameter importances by several methods, with intervals and the seed noise as a floor."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from orchestrator.analysis.sensitivity.forest import TREES, permutation_shares
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-Method = Literal["ped_anova", "fanova", "permutation"]
-METHODS: tuple[Method, ...] = ("ped_anova", "fanova", "permutation")
+ImportanceMethod = Literal["ped_anova", "fanova", "permutation"]
+IMPORTANCE_METHODS: tuple[ImportanceMethod, ...] = ("ped_anova", "fanova", "permutation")
 FEWEST_SETTINGS = 6
 
 
@@ -39,42 +39,41 @@ def importances(
     axes: Sequence[str],
     *,
     direction: Literal["max", "min"] = "max",
-    methods: Sequence[Method] = METHODS,
+    methods: Sequence[ImportanceMethod] = IMPORTANCE_METHODS,
     resamples: int = 40,
     seed: int = 0,
 ) -> list[Importance]:
-    """The importance of every varied parameter over all arms, and within each arm that has parameters of its own.
+    """Return the importance of every varied parameter over all arms, and within each arm with parameters of its own.
 
     ``ped_anova``: share, of all parameters', of the divergence between good trials and all (Watanabe 2023; the best
     tenth, or the best five); ``fanova``: share of a forest's variance that is due to the parameter alone (Hutter 2014);
-    ``permutation``: share of the metric's variance, interactions included (see `permutation_shares`). Every
-    arm ends with ``seed_noise``, the share of the variance between seeds within a setting: what is not above it, this
-    sweep cannot tell from luck.
+    ``permutation``: share of the metric's variance, interactions included (see `permutation_shares`). The last entry
+    of every arm is ``seed_noise``, the share of the variance between seeds within a setting; an importance that is not
+    above it is indistinguishable from noise.
 
-    Over all arms the arm itself is a parameter. A parameter that some arms lack is absent from their trials for
-    PED-ANOVA, which is made for that; for the forests it has a middle value there, and the arm tells where it counts.
-    Intervals are normal, with the standard deviation over bootstrap samples of the settings. With fewer than six
-    settings the values are None.
+    Over all arms the arm itself is a parameter. PED-ANOVA supports parameters that some trials lack; for the forests
+    such a parameter has its middle value there, and the arm separates these trials. Intervals are normal, with the
+    standard deviation over bootstrap samples of the settings. With fewer than six settings the values are None.
 
     Args:
-        rows: as `load_results` gives them; only finished trials are used.
-        direction: which end of the metric PED-ANOVA calls good.
+        rows: the result of `load_results`; only finished trials are used.
+        direction: which end of the metric PED-ANOVA takes as good.
 
     Raises:
         NothingToAnalyse: no finished trial has the metric, or nothing was varied.
     """
-    estimators: dict[Method, Callable[[Factors, int], Floats]] = {
+    estimators: dict[ImportanceMethod, Callable[[Factors, int], Floats]] = {
         "ped_anova": partial(_ped_anova, maximise=direction == "max"),
         "fanova": _fanova,
         "permutation": permutation_shares,
     }
-    found: list[Importance] = []
+    result: list[Importance] = []
     for arm in [None, *conditional_arms(rows, axes)]:
         data = factors_of(rows, metric, axes, arm)
         for method in methods:
-            found += _importances(data, arm, method, estimators[method], resamples, seed)
-        found.append(_noise(data, arm, resamples, seed))
-    return found
+            result += _importances(data, arm, method, estimators[method], resamples, seed)
+        result.append(_noise(data, arm, resamples, seed))
+    return result
 
 
 def _importances(
@@ -120,13 +119,13 @@ def _evaluated(evaluator: Any, study: optuna.Study, data: Factors) -> Floats:
     if np.ptp(data.values) == 0:
         return np.zeros(len(data.factors))
     with warnings.catch_warnings():
-        # A bootstrap sample may hold one trial of an arm; the interval shows it.
+        # Optuna warns of bootstrap samples with a single trial of an arm; the interval reflects that already.
         warnings.simplefilter("ignore")
         try:
-            found = evaluator.evaluate(study)
-        except RuntimeError:  # fANOVA: no tree of the forest found anything to split
-            found = {}
-    return np.array([float(found.get(name, 0.0)) for name in data.names])
+            shares = evaluator.evaluate(study)
+        except RuntimeError:  # fANOVA: no tree of the forest has a split
+            shares = {}
+    return np.array([float(shares.get(name, 0.0)) for name in data.names])
 
 
 def _study(data: Factors, codes: Floats, *, maximise: bool) -> optuna.Study:
@@ -139,14 +138,14 @@ def _study(data: Factors, codes: Floats, *, maximise: bool) -> optuna.Study:
             for factor, code in zip(data.factors, line, strict=True)
             if not math.isnan(code)
         }
-        held = {name: distributions[name] for name in params}
-        trials.append(optuna.trial.create_trial(params=params, distributions=held, value=float(value)))
+        own = {name: distributions[name] for name in params}
+        trials.append(optuna.trial.create_trial(params=params, distributions=own, value=float(value)))
     study.add_trials(trials)
     return study
 
 
 def _distribution(factor: Factor) -> BaseDistribution:
-    # Half a step beyond both ends, so that every level has the same share of the range.
+    # The range extends half a step beyond both ends, so that every level has the same share of it.
     if factor.ordered:
         return FloatDistribution(-0.5, len(factor.levels) - 0.5)
     return CategoricalDistribution(range(len(factor.levels)))

@@ -1,1 +1,1 @@
-"""One file a figure; each builds the charts of `model.py`, which plotly and the static formats draw."""
+"""Build the figures of a report, one file per topic, as values of `model.py` that Plotly and SVG draw."""

@@ -1,4 +1,4 @@
-"""What a figure shows, as values: drawn by Plotly on the page and as SVG in files and print."""
+"""Describe charts as values, which Plotly draws on the page and `svg.py` in files and print."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Literal
 Label = float | str
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#a6761d")
-"""Okabe and Ito's, but for black and yellow, which vanish on a dark or a light page."""
+"""Okabe and Ito's palette without black and yellow, which are invisible on a dark or a light page."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one name; ``low`` and ``high`` are the ends of their error bars, in the unit of ``y``."""
+    """Points with one legend entry; ``low`` and ``high`` are the ends of their error bars, in the unit of ``y``."""
 
     name: str
     x: Sequence[Label]
@@ -26,13 +26,13 @@ class Series:
     line: Literal["none", "solid", "dash", "dot"] = "none"
     markers: bool = True
     style: int | None = 0
-    """Index of colour and symbol; None: the colour of the text."""
+    """Index of colour and symbol; None for the colour of the text."""
     legend: bool = True
 
 
 @dataclass(frozen=True)
 class XY:
-    """Points and lines over two axes; ``x`` labels in text make a row of categories."""
+    """Points and lines over two axes; text values of ``x`` make a categorical axis."""
 
     key: str
     """Name of its files."""
@@ -42,16 +42,16 @@ class XY:
     y_title: str
     series: Sequence[Series]
     level: tuple[float, str] | None = None
-    """A horizontal line and its name, e.g. the dense accuracy."""
+    """Position and name of a horizontal line, e.g. the dense accuracy."""
     y_range: tuple[float, float] | None = None
-    """What of the axis is shown at first; None: all."""
+    """Initially visible range of the axis; None for all."""
     whole_x: bool = False
-    """Only whole numbers are marked on the axis."""
+    """Whether only whole numbers have ticks on the x axis."""
 
 
 @dataclass(frozen=True)
 class Bars:
-    """Horizontal bars with intervals, and one vertical line as the floor."""
+    """Horizontal bars with intervals, and an optional vertical line ``floor``."""
 
     key: str
     title: str
@@ -59,13 +59,13 @@ class Bars:
     x_title: str
     names: Sequence[str]
     groups: Sequence[Series]
-    """``x`` are the names of the bars, ``y`` their lengths."""
+    """Series whose ``x`` are the names of the bars and ``y`` their lengths."""
     floor: tuple[float, str] | None = None
 
 
 @dataclass(frozen=True)
 class Heat:
-    """Shares of 0 to 1 in rows and columns; None where there is nothing."""
+    """A heat map of shares from 0 to 1; None for an empty cell."""
 
     key: str
     title: str
@@ -80,12 +80,12 @@ Chart = XY | Bars | Heat
 
 
 def symbol(style: int) -> str:
-    """Where the colours begin again, another symbol goes with them."""
+    """Return the symbol of a style index; it changes when the colours repeat."""
     return SYMBOLS[(style + style // len(COLOURS)) % len(SYMBOLS)]
 
 
 def height(chart: Chart) -> int:
-    """Pixels that a chart needs, so that no label is squeezed."""
+    """Return the height in pixels that a chart needs for its labels."""
     if isinstance(chart, Bars):
         return 90 + 26 * max(1, len(chart.groups)) * max(3, len(chart.names))
     if isinstance(chart, Heat):

@@ -1,4 +1,4 @@
-"""Other sweeps beside this one: all settings in one figure, and equal settings paired by seed."""
+"""Compare a sweep with others: all settings in one figure, and equal settings paired by seed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.analysis.aggregate import Difference, Setting, between, holm_corrected
-from orchestrator.report import formatting as wording
+from orchestrator.report import formatting
 from orchestrator.report.charts.model import Chart
 from orchestrator.report.charts.trade_offs import trade_off
 from orchestrator.report.conclusions import verdict
@@ -14,17 +14,17 @@ from orchestrator.report.data import ReportData
 from orchestrator.report.table_formats import Cell, Column, Table
 
 
-def together(evidence: ReportData, others: Sequence[ReportData]) -> list[Chart]:
-    """The metric against MACs removed, a name for each sweep and arm, for the networks of this sweep."""
+def trade_offs_with(data: ReportData, others: Sequence[ReportData]) -> list[Chart]:
+    """Draw the metric against MACs removed for all sweeps, one series per sweep and arm, one chart per network."""
     rows = [
-        {**row, "arm": f"{one.name}: {row.get('arm') or row['method']}"}
-        for one in (evidence, *others)
-        for row in one.rows
+        {**row, "arm": f"{sweep.name}: {row.get('arm') or row['method']}"}
+        for sweep in (data, *others)
+        for row in sweep.rows
     ]
-    axes = list(dict.fromkeys(name for one in (evidence, *others) for name in one.axes))
-    merged = replace(evidence, rows=rows, axes=axes)
+    axes = list(dict.fromkeys(name for sweep in (data, *others) for name in sweep.axes))
+    merged = replace(data, rows=rows, axes=axes)
     charts: list[Chart] = []
-    for number, network in enumerate(evidence.networks):
+    for number, network in enumerate(data.networks):
         if not any(network in other.networks for other in others):
             continue
         chart = trade_off(merged, "mac_sparsity", network, number)
@@ -33,36 +33,36 @@ def together(evidence: ReportData, others: Sequence[ReportData]) -> list[Chart]:
     return charts
 
 
-def pairs_table(evidence: ReportData, others: Sequence[ReportData]) -> Table:
-    """This sweep's settings minus the other sweeps' with the same arm and parameters, over the seeds in common."""
-    metric = evidence.metric
-    found: list[tuple[ReportData, Setting, Setting, Difference]] = [
-        (other, one, theirs, between(one, theirs, metric))
+def pairs_table(data: ReportData, others: Sequence[ReportData]) -> Table:
+    """List the differences between this sweep's settings and equal ones of the others, over the seeds in common."""
+    metric = data.metric
+    pairs: list[tuple[ReportData, Setting, Setting, Difference]] = [
+        (other, ours, theirs, between(ours, theirs, metric))
         for other in others
-        for one in evidence.settings
+        for ours in data.settings
         for theirs in other.settings
-        if _same(one, theirs)
+        if _same(ours, theirs)
     ]
     rows: list[list[Cell]] = []
-    corrected = holm_corrected([pair[3] for pair in found])
-    for (other, one, theirs, _), difference in zip(found, corrected, strict=True):
+    corrected = holm_corrected([difference for *_, difference in pairs])
+    for (other, ours, theirs, _), difference in zip(pairs, corrected, strict=True):
         p = difference.p_value if difference.p_holm is None else difference.p_holm
-        means: list[Cell] = [one.metric(metric), theirs.metric(metric)]
+        means: list[Cell] = [ours.metric(metric), theirs.metric(metric)]
         numbers: list[Cell] = [difference.mean, p, difference.n]
-        rows.append([evidence.names.of(one), other.name, *means, *numbers, verdict(difference)])
-    told = f"difference:{metric}"
-    unit = ", points" if wording.is_share(metric) else ""
+        rows.append([data.names.of(ours), other.name, *means, *numbers, verdict(difference)])
+    form = f"difference:{metric}"
+    unit = ", points" if formatting.is_share(metric) else ""
     columns = [
         Column("setting"),
         Column("other sweep"),
-        Column("here", metric),
-        Column("there", metric, f"{metric}_there"),
+        Column("this sweep", metric),
+        Column("the other", metric, f"{metric}_there"),
     ]
-    columns += [Column(f"difference{unit}", told, "difference"), Column("p", "p"), Column("pairs"), Column("verdict")]
+    columns += [Column(f"difference{unit}", form, "difference"), Column("p", "p"), Column("pairs"), Column("verdict")]
     caption = "Settings with the same arm, network and parameters; paired by seed, Holm-corrected over this table."
     return Table("beside", "The same settings in other sweeps", caption, columns, rows)
 
 
-def _same(one: Setting, other: Setting) -> bool:
-    names = set(one.point) | set(other.point)
-    return one.arm == other.arm and all(one.point.get(name) == other.point.get(name) for name in names)
+def _same(ours: Setting, theirs: Setting) -> bool:
+    names = set(ours.point) | set(theirs.point)
+    return ours.arm == theirs.arm and all(ours.point.get(name) == theirs.point.get(name) for name in names)

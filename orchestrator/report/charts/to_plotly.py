@@ -1,4 +1,4 @@
-"""A chart as the plain data that Plotly draws; colours of text and paper are the page's."""
+"""Convert charts to Plotly figures; the page sets the colours of text and background."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from orchestrator.report.charts.model import COLOURS, XY, Bars, Chart, Heat, Ser
 
 
 def figure(chart: Chart) -> dict[str, Any]:
-    """``data`` and ``layout`` of a Plotly figure."""
+    """Return ``data`` and ``layout`` of a Plotly figure."""
     if isinstance(chart, XY):
-        found = _xy(chart)
+        converted = _xy(chart)
     elif isinstance(chart, Bars):
-        found = _bars(chart)
+        converted = _bars(chart)
     else:
-        found = _heat(chart)
-    found["layout"]["height"] = height(chart)
-    return found
+        converted = _heat(chart)
+    converted["layout"]["height"] = height(chart)
+    return converted
 
 
 def _xy(chart: XY) -> dict[str, Any]:
-    # Room for the legend is the page's to add: it knows how wide it is.
+    # The page's script adds room for the legend, because that depends on the width.
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": chart.x_title, "standoff": 8}},
         "yaxis": {"title": {"text": chart.y_title}},
@@ -75,7 +75,7 @@ def _series(series: Series) -> dict[str, Any]:
         trace |= {"text": list(series.hover), "hovertemplate": "%{text}<extra></extra>"}
     colour = None if series.style is None else COLOURS[series.style % len(COLOURS)]
     if series.style is None:
-        # Rings around points of other series.
+        # Open circles, drawn around points of other series.
         trace["marker"] = {"symbol": "circle-open", "size": 15, "line": {"width": 2}}
         trace["line"] = {"dash": series.line, "width": 1.2}
         trace["meta"] = "ink"

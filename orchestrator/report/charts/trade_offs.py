@@ -1,4 +1,4 @@
-"""What accuracy costs: trade-offs by method with their fronts, and speed-up as measured."""
+"""Draw the metric against its costs, with Pareto fronts, and measured speed-up against MACs removed."""
 
 from __future__ import annotations
 
@@ -7,47 +7,47 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.analysis.aggregate import Mean, Setting
-from orchestrator.analysis.pareto import Direction, front, knee
-from orchestrator.report import formatting as wording
+from orchestrator.analysis.pareto import Direction, knee, pareto_front
+from orchestrator.report import formatting
 from orchestrator.report.charts.model import XY, Chart, Series
 from orchestrator.report.data import ReportData
 
 MOST_POINTS = 1200
-"""Settings drawn in one figure; beyond it every arm is thinned evenly, but for the front."""
+"""Number of settings in one figure above which every arm is thinned evenly, except for the front."""
 _BARS_UP_TO = 240
 _LINES_UP_TO = 8
 COSTS: dict[str, Direction] = {"mac_sparsity": "max", "param_sparsity": "max", "latency_ms": "min"}
 
 
-def trade_offs(evidence: ReportData) -> list[Chart]:
-    """The metric against MACs removed, parameters removed and latency, for every network."""
+def trade_offs(data: ReportData) -> list[Chart]:
+    """Draw the metric against MACs removed, parameters removed and latency, for every network."""
     return [
         chart
-        for number, network in enumerate(evidence.networks)
+        for number, network in enumerate(data.networks)
         for cost in COSTS
-        if (chart := trade_off(evidence, cost, network, number)) is not None
+        if (chart := trade_off(data, cost, network, number)) is not None
     ]
 
 
-def trade_off(evidence: ReportData, cost: str, network: tuple[str, str], number: int = 0) -> XY | None:
-    """One network's settings by arm, with the front, its knee, and the dense network; None where not measured."""
-    metric = evidence.metric
-    found = [s for s in evidence.settings if network == (str(s.point.get("model")), str(s.point.get("data")))]
-    points = {id(s): (x, y) for s in found if (x := s.metric(cost)) and (y := s.metric(metric))}
-    known = [s for s in found if id(s) in points]
-    if not known or cost == metric or _tells_nothing(known, cost):
+def trade_off(data: ReportData, cost: str, network: tuple[str, str], number: int = 0) -> XY | None:
+    """Draw one network's settings by arm, with Pareto front, knee and dense network; None if not measured."""
+    metric = data.metric
+    settings = [s for s in data.settings if network == (str(s.point.get("model")), str(s.point.get("data")))]
+    points = {id(s): (x, y) for s in settings if (x := s.metric(cost)) and (y := s.metric(metric))}
+    known = [s for s in settings if id(s) in points]
+    if not known or cost == metric or _is_constant(known, cost):
         return None
     pairs = [(points[id(s)][0].mean, points[id(s)][1].mean) for s in known]
-    directions: list[Direction] = [COSTS[cost], evidence.direction]
-    on = sorted(front(pairs, directions), key=lambda i: pairs[i])
-    kept = _thinned(known, {id(known[i]) for i in on}, evidence)
-    series = _arms(evidence, [s for s in known if id(s) in kept], points, cost)
-    factor_x, factor_y = (100.0 if wording.is_share(name) else 1.0 for name in (cost, metric))
+    directions: list[Direction] = [COSTS[cost], data.direction]
+    front = sorted(pareto_front(pairs, directions), key=lambda i: pairs[i])
+    kept = _thinned(known, {id(known[i]) for i in front})
+    series = _arms(data, [s for s in known if id(s) in kept], points, cost)
+    factor_x, factor_y = (100.0 if formatting.is_share(name) else 1.0 for name in (cost, metric))
     series.append(
         Series(
             "Pareto front",
-            [factor_x * pairs[i][0] for i in on],
-            [factor_y * pairs[i][1] for i in on],
+            [factor_x * pairs[i][0] for i in front],
+            [factor_y * pairs[i][1] for i in front],
             line="dot",
             markers=False,
             style=None,
@@ -55,74 +55,71 @@ def trade_off(evidence: ReportData, cost: str, network: tuple[str, str], number:
     )
     at = knee(pairs, directions)
     if at is not None:
-        hover = [f"knee of the front: {evidence.names.of(known[at])}"]
+        hover = [f"knee of the front: {data.names.of(known[at])}"]
         series.append(Series("knee", [factor_x * pairs[at][0]], [factor_y * pairs[at][1]], hover=hover, style=None))
-    several = len(evidence.networks) > 1
+    several = len(data.networks) > 1
     bars = len(kept) <= _BARS_UP_TO
-    name, caption = _words(metric, cost, network if several else None, bars)
+    title, caption = _title_and_caption(metric, cost, network if several else None, bars)
     if len(kept) < len(known):
-        caption += f" {len(kept):,} of {len(known):,} settings are drawn, those on the front among them."
+        caption += f" {len(kept):,} of {len(known):,} settings are drawn, including all on the front."
     level = _dense(known, metric, factor_y)
-    shown = _range([points[id(s)][1] for s in known], on, factor_y, level)
-    if shown is not None:
-        below = [known[i] for i, pair in enumerate(pairs) if factor_y * pair[1] < shown[0]]
-        named = "; ".join(evidence.names.of(setting) for setting in below[:3])
-        caption += f" Far below the range drawn at first: {named}{'; ...' if len(below) > 3 else ''}."
+    y_range = _range([points[id(s)][1] for s in known], front, factor_y, level)
+    if y_range is not None:
+        below = [known[i] for i, pair in enumerate(pairs) if factor_y * pair[1] < y_range[0]]
+        named = "; ".join(data.names.of(setting) for setting in below[:3])
+        caption += f" Far below the initial range: {named}{'; ...' if len(below) > 3 else ''}."
     key = f"{metric}_by_{cost}" + (f"_{number + 1}" if several else "")
-    x_title, y_title = wording.titles(cost), wording.titles(metric)
-    return XY(key, name, caption, x_title, y_title, series, level, shown)
+    x_title, y_title = formatting.titles(cost), formatting.titles(metric)
+    return XY(key, title, caption, x_title, y_title, series, level, y_range)
 
 
-def speed_up(evidence: ReportData) -> XY | None:
-    """Measured speed-up against MACs removed, beside what the MACs promise; None without latencies."""
+def speed_up(data: ReportData) -> XY | None:
+    """Draw measured speed-up against MACs removed, with the theoretical speed-up; None without latencies."""
     points: dict[int, tuple[Mean, Mean]] = {
         id(s): (x, y)
-        for s in evidence.settings
+        for s in data.settings
         if (x := s.metric("mac_sparsity")) and (y := s.metric("latency_speedup")) and x.mean > 0
     }
-    known = [s for s in evidence.settings if id(s) in points]
+    known = [s for s in data.settings if id(s) in points]
     if not known:
         return None
-    kept = _thinned(known, set(), evidence)
-    series = _arms(
-        evidence, [s for s in known if id(s) in kept], points, "mac_sparsity", "latency_speedup", lines=False
-    )
+    kept = _thinned(known, set())
+    series = _arms(data, [s for s in known if id(s) in kept], points, "mac_sparsity", "latency_speedup", lines=False)
     ends = sorted(points[id(s)][0].mean for s in known)
     span = [ends[0] + i / 30 * (ends[-1] - ends[0]) for i in range(31)] if ends[-1] > ends[0] else ends[:1]
-    promised = [min(1 / (1 - x), 1e3) for x in span if x < 1]
-    series.append(
-        Series("what MACs promise", [100 * x for x in span if x < 1], promised, line="dash", markers=False, style=None)
-    )
-    rows = [row for row in evidence.done if row.get("latency_ms") is not None]
+    theoretical = [min(1 / (1 - x), 1e3) for x in span if x < 1]
+    xs = [100 * x for x in span if x < 1]
+    series.append(Series("theoretical (by MACs)", xs, theoretical, line="dash", markers=False, style=None))
+    rows = [row for row in data.done if row.get("latency_ms") is not None]
     devices = sorted({str(row.get("latency_device") or row.get("device")) for row in rows})
     caption = (
-        f"Latency of the dense network over that of the pruned one, each the median of passes measured alone on the "
-        f"device ({', '.join(devices)}). Networks with single weights set to zero are no faster and are left out."
+        f"Latency of the dense network divided by that of the pruned one, each the median of passes measured alone on "
+        f"the device ({', '.join(devices)}). Networks with only single weights set to zero are left out."
     )
     title = "Measured speed-up against MACs removed"
-    return XY("speed_up", title, caption, wording.titles("mac_sparsity"), "times as fast as dense", series)
+    return XY("speed_up", title, caption, formatting.titles("mac_sparsity"), "times as fast as dense", series)
 
 
-def arm_styles(evidence: ReportData) -> dict[str, int]:
-    """Colour and symbol of every arm, the same in all figures."""
-    return {arm: i for i, arm in enumerate(dict.fromkeys(setting.arm for setting in evidence.settings))}
+def arm_styles(data: ReportData) -> dict[str, int]:
+    """Return the style index of every arm, the same in all figures."""
+    return {arm: i for i, arm in enumerate(dict.fromkeys(setting.arm for setting in data.settings))}
 
 
 def _arms(
-    evidence: ReportData,
-    found: Sequence[Setting],
+    data: ReportData,
+    settings: Sequence[Setting],
     points: dict[int, tuple[Mean, Mean]],
     cost: str,
     metric: str = "",
     lines: bool = True,
 ) -> list[Series]:
-    """One name an arm; lines join settings that differ by what was removed alone."""
-    metric = metric or evidence.metric
-    factor_x, factor_y = (100.0 if wording.is_share(name) else 1.0 for name in (cost, metric))
-    styles = arm_styles(evidence)
-    bars = len(found) <= _BARS_UP_TO
+    """Return the series of every arm; lines join settings that differ only in target sparsity."""
+    metric = metric or data.metric
+    factor_x, factor_y = (100.0 if formatting.is_share(name) else 1.0 for name in (cost, metric))
+    styles = arm_styles(data)
+    bars = len(settings) <= _BARS_UP_TO
     groups: dict[str, dict[str, list[Setting]]] = {}
-    for setting in found:
+    for setting in settings:
         rest = {name: value for name, value in setting.point.items() if name != "target.sparsity"}
         groups.setdefault(setting.arm, {}).setdefault(json.dumps(rest, default=str), []).append(setting)
     series = []
@@ -141,7 +138,7 @@ def _arms(
                     [factor_y * y.mean for y in ys],
                     [None if low is None else factor_y * low for low, _ in ends],
                     [None if high is None else factor_y * high for _, high in ends],
-                    [_hover(evidence, s, x, y, cost, metric) for s, x, y in zip(part, xs, ys, strict=True)],
+                    [_hover(data, s, x, y, cost, metric) for s, x, y in zip(part, xs, ys, strict=True)],
                     line="solid" if joined else "none",
                     style=styles[arm],
                     legend=i == 0,
@@ -150,18 +147,19 @@ def _arms(
     return series
 
 
-def _hover(evidence: ReportData, setting: Setting, x: Mean, y: Mean, cost: str, metric: str) -> str:
-    unit_x, unit_y = (" %" if wording.is_share(name) else "" for name in (cost, metric))
+def _hover(data: ReportData, setting: Setting, x: Mean, y: Mean, cost: str, metric: str) -> str:
+    unit_x, unit_y = (" %" if formatting.is_share(name) else "" for name in (cost, metric))
     lines = [
-        f"<b>{evidence.names.of(setting)}</b>",
-        f"{wording.METRICS.get(metric, metric)}: {wording.mean_sd(y, metric)}{unit_y} (n = {y.n})",
-        wording.interval(y.low, y.high, metric),
-        f"{wording.METRICS.get(cost, cost)}: {wording.mean_sd(x, cost)}{unit_x}",
+        f"<b>{data.names.of(setting)}</b>",
+        f"{formatting.METRICS.get(metric, metric)}: {formatting.mean_sd(y, metric)}{unit_y} (n = {y.n})",
+        formatting.interval(y.low, y.high, metric),
+        f"{formatting.METRICS.get(cost, cost)}: {formatting.mean_sd(x, cost)}{unit_x}",
     ]
     return "<br>".join(line for line in lines if line)
 
 
-def _thinned(known: Sequence[Setting], always: set[int], evidence: ReportData) -> set[int]:
+def _thinned(known: Sequence[Setting], always: set[int]) -> set[int]:
+    """Return the ids of at most about `MOST_POINTS` settings, all of ``always`` among them."""
     if len(known) <= MOST_POINTS:
         return {id(setting) for setting in known}
     by_arm: dict[str, list[Setting]] = {}
@@ -174,8 +172,8 @@ def _thinned(known: Sequence[Setting], always: set[int], evidence: ReportData) -
     return kept
 
 
-def _words(metric: str, cost: str, network: tuple[str, str] | None, bars: bool) -> tuple[str, str]:
-    name, by = wording.METRICS.get(metric, metric), wording.METRICS.get(cost, cost)
+def _title_and_caption(metric: str, cost: str, network: tuple[str, str] | None, bars: bool) -> tuple[str, str]:
+    name, by = formatting.METRICS.get(metric, metric), formatting.METRICS.get(cost, cost)
     title = f"{name[0].upper()}{name[1:]} against {by}" + (f": {network[0]} on {network[1]}" if network else "")
     better = "right" if COSTS[cost] == "max" else "left"
     caption = (
@@ -187,19 +185,19 @@ def _words(metric: str, cost: str, network: tuple[str, str] | None, bars: bool) 
     return title, caption
 
 
-def _tells_nothing(known: Sequence[Setting], cost: str) -> bool:
-    """Where single weights go, MACs and latency are the dense network's: the points would stand in a line."""
+def _is_constant(known: Sequence[Setting], cost: str) -> bool:
+    """Return whether all settings have the dense network's MACs and latency, as after pruning single weights."""
     removed = [mean.mean for s in known if (mean := s.metric("mac_sparsity")) is not None]
     return cost != "param_sparsity" and bool(removed) and max(map(abs, removed)) < 1e-9
 
 
 def _range(
-    means: Sequence[Mean], on: Sequence[int], factor: float, level: tuple[float, str] | None
+    means: Sequence[Mean], front: Sequence[int], factor: float, level: tuple[float, str] | None
 ) -> tuple[float, float] | None:
-    """A collapsed network must not flatten the others: what is not on the front and far below the rest is cut off."""
+    """Return a range without outliers far below the rest and off the front, which would flatten the figure."""
     values = sorted(mean.mean for mean in means)
     first, third = (values[int(share * (len(values) - 1))] for share in (0.25, 0.75))
-    bound = min([first - 6 * (third - first), *(means[i].mean for i in on)])
+    bound = min([first - 6 * (third - first), *(means[i].mean for i in front)])
     if third == first or values[0] >= bound:
         return None
     kept = [mean for mean in means if mean.mean >= bound]
@@ -209,9 +207,10 @@ def _range(
     return min(ends) - pad, max(ends) + pad
 
 
-def _dense(found: Sequence[Setting], metric: str, factor: float) -> tuple[float, str] | None:
+def _dense(settings: Sequence[Setting], metric: str, factor: float) -> tuple[float, str] | None:
+    """Return mean and label of the dense networks' metric, counting each dense network once."""
     by_seed: dict[Any, float] = {}
-    for setting in found:
+    for setting in settings:
         for row in setting.rows:
             value = row.get(f"dense_{metric}")
             if value is not None:
@@ -219,4 +218,4 @@ def _dense(found: Sequence[Setting], metric: str, factor: float) -> tuple[float,
     if not by_seed:
         return None
     mean = sum(by_seed.values()) / len(by_seed)
-    return factor * mean, f"dense: {wording.shown(mean, metric)}"
+    return factor * mean, f"dense: {formatting.shown(mean, metric)}"

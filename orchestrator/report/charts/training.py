@@ -1,4 +1,4 @@
-"""What happened inside the trials: curves over epochs, retraining by schedule, and what each layer kept."""
+"""Draw training curves, retraining by schedule, and the share that each layer kept."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.analysis.aggregate import Setting
-from orchestrator.analysis.rankings import ranked
-from orchestrator.report import formatting as wording
+from orchestrator.analysis.rankings import rank_settings
+from orchestrator.report import formatting
 from orchestrator.report.charts.model import XY, Chart, Heat, Series
 from orchestrator.report.charts.trade_offs import arm_styles
 from orchestrator.report.data import ReportData
@@ -21,78 +21,78 @@ MOST_COLUMNS = 48
 STAGES = {"baseline": "dense training", "sparse_training": "sparse training", "retrain": "retraining"}
 
 
-def curves(evidence: ReportData) -> list[Chart]:
-    """Validation accuracy by epoch, one figure a stage: a line a setting, or an arm where there are many."""
-    table = evidence.view("epochs")
+def curves(data: ReportData) -> list[Chart]:
+    """Draw validation accuracy by epoch, one chart per stage, one line per setting (per arm if there are many)."""
+    table = data.view("epochs")
     if not table.num_rows:
         return []
     charts: list[Chart] = []
     present = set(table["stage"].unique().to_pylist())
     for stage in [*(s for s in STAGES if s in present), *sorted(present - set(STAGES))]:
-        chart = _curve(evidence, table.filter(pc.equal(table["stage"], stage)), stage)
+        chart = _curve(data, table.filter(pc.equal(table["stage"], stage)), stage)
         if chart is not None:
             charts.append(chart)
     return charts
 
 
-def kept_shares(evidence: ReportData) -> list[Chart]:
-    """What every layer kept, a column a setting, a figure a network."""
-    table = evidence.view("layers")
+def kept_shares(data: ReportData) -> list[Chart]:
+    """Draw the share that every layer kept, one column per setting, one chart per network."""
+    table = data.view("layers")
     table = table.filter(pc.not_equal(table["kind"], "norm"))
     if not table.num_rows:
         return []
     means = layer_shares(table)
     charts: list[Chart] = []
-    for number, network in enumerate(evidence.networks):
-        members = [i for i, s in enumerate(evidence.settings) if s.rows and _network(s) == network]
-        shown = set(_columns(evidence, members))
-        columns = [i for i in members if i in shown]
+    for number, network in enumerate(data.networks):
+        members = [i for i, s in enumerate(data.settings) if s.rows and _network(s) == network]
+        selected = set(_columns(data, members))
+        columns = [i for i in members if i in selected]
         layers = list(dict.fromkeys(layer for i in columns for layer in means.get(i, {})))
         if not layers:
             continue
         values = [[means.get(i, {}).get(layer) for i in columns] for layer in layers]
-        several = len(evidence.networks) > 1
+        several = len(data.networks) > 1
         caption = (
-            "Share kept of each layer, mean over seeds: of its filters (units), or of its weights where weights go."
+            "Share kept of each layer, mean over seeds: of its filters (units), or of its weights if those were pruned."
         )
         if len(columns) < len(members):
-            caption += f" {len(columns)} of {len(members)} settings, the best of each arm and target."
+            caption += f" {len(columns)} of {len(members)} settings: the best of each arm and target."
         key = "kept_by_layer" + (f"_{number + 1}" if several else "")
-        title = "What each layer kept" + (f": {network[0]} on {network[1]}" if several else "")
-        names = [evidence.names.of(evidence.settings[i]) for i in columns]
+        title = "Share kept by layer" + (f": {network[0]} on {network[1]}" if several else "")
+        names = [data.names.of(data.settings[i]) for i in columns]
         charts.append(Heat(key, title, caption, layers, _distinct(names), values, "% kept"))
     return charts
 
 
 def layer_shares(table: pa.Table) -> dict[int, dict[str, float]]:
-    """Mean share kept, by setting and layer: channels where the layer lost any, else parameters that are not zero."""
+    """Return the mean share kept by setting and layer: of channels if any were cut, else of nonzero parameters."""
     channels = pc.divide(pc.cast(table["kept_channels"], pa.float64()), pc.cast(table["dense_channels"], pa.float64()))
     weights = pc.divide(pc.cast(table["nonzero"], pa.float64()), pc.cast(table["params"], pa.float64()))
-    # Of a cut layer the parameters left are not zero: what is below 1 says which of the two was removed.
+    # Only one of the two shares is below 1: the parameters that remain in a cut layer are not zero.
     table = table.append_column("share", pc.min_element_wise(channels, weights))
     grouped = table.group_by(["setting", "layer"], use_threads=False).aggregate([("share", "mean")])
-    found: dict[int, dict[str, float]] = {}
+    shares: dict[int, dict[str, float]] = {}
     for setting, layer, share in zip(
         *(grouped[n].to_pylist() for n in ("setting", "layer", "share_mean")), strict=True
     ):
-        found.setdefault(setting, {})[layer] = share
-    return found
+        shares.setdefault(setting, {})[layer] = share
+    return shares
 
 
-def retraining(evidence: ReportData) -> XY | None:
-    """The metric against epochs of retraining, a line a schedule; None where the epochs were not varied."""
-    metric, axis = evidence.metric, "retrain.epochs"
-    if len({s.point.get(axis) for s in evidence.settings if s.point.get(axis) is not None}) < 2:
+def retraining(data: ReportData) -> XY | None:
+    """Draw the metric against epochs of retraining, one line per schedule; None if the epochs were not varied."""
+    metric, axis = data.metric, "retrain.epochs"
+    if len({s.point.get(axis) for s in data.settings if s.point.get(axis) is not None}) < 2:
         return None
     cells: dict[str, dict[float, list[float]]] = {}
-    for setting in evidence.settings:
+    for setting in data.settings:
         mean, epochs = setting.metric(metric), setting.point.get(axis)
         if mean is not None and epochs is not None:
-            line = f"{setting.point.get('retrain')}, {wording.target(setting.point)}".rstrip(", ")
+            line = f"{setting.point.get('retrain')}, {formatting.target(setting.point)}".rstrip(", ")
             cells.setdefault(line, {}).setdefault(float(epochs), []).append(mean.mean)
     if not cells or len(cells) > MOST_CURVES:
         return None
-    factor = 100.0 if wording.is_share(metric) else 1.0
+    factor = 100.0 if formatting.is_share(metric) else 1.0
     series = [
         Series(
             name,
@@ -103,19 +103,19 @@ def retraining(evidence: ReportData) -> XY | None:
         )
         for i, (name, points) in enumerate(cells.items())
     ]
-    caption = "Means over all settings with these epochs of retraining; a line for each schedule and target."
-    title = "Retraining: what more epochs bring"
-    return XY("retraining", title, caption, "epochs of retraining", wording.titles(metric), series, whole_x=True)
+    caption = "Means over all settings with the same epochs of retraining; one line per schedule and target."
+    title = "Effect of the number of retraining epochs"
+    return XY("retraining", title, caption, "epochs of retraining", formatting.titles(metric), series, whole_x=True)
 
 
-def _curve(evidence: ReportData, table: pa.Table, stage: str) -> XY | None:
+def _curve(data: ReportData, table: pa.Table, stage: str) -> XY | None:
     table = table.filter(pc.is_finite(table["val_accuracy"]))
-    by_setting = _groups(evidence, table, stage)
+    by_setting = _groups(data, table, stage)
     labels = list(dict.fromkeys(by_setting.values()))
     if not labels or not table.num_rows:
         return None
-    place = {label: i for i, label in enumerate(labels)}
-    lines = [place[by_setting[i]] if i in by_setting else None for i in range(len(evidence.settings))]
+    number = {label: i for i, label in enumerate(labels)}
+    lines = [number[by_setting[i]] if i in by_setting else None for i in range(len(data.settings))]
     table = table.append_column("line", pc.take(pa.array(lines, type=pa.int64()), table["setting"]))
     grouped = table.group_by(["line", "epoch"], use_threads=False).aggregate([("val_accuracy", "mean")])
     last = max(grouped["epoch"].to_pylist(), default=0)
@@ -126,29 +126,27 @@ def _curve(evidence: ReportData, table: pa.Table, stage: str) -> XY | None:
         if epoch % step == 0 or epoch == last:
             points.setdefault(line, []).append((epoch + 1, 100 * value))
     name = STAGES.get(stage, stage.replace("_", " "))
-    series = _lines(evidence, points, labels)
+    series = _lines(data, points, labels)
     caption = "Validation accuracy after each epoch, mean over seeds" + (
         " and settings." if len(labels) < len(by_setting) else "."
     )
-    if any(one.line == "dash" for one in series):
-        caption += " A colour an arm; its settings are solid, dashed, dotted, in the order of the table of settings."
+    if any(line.line == "dash" for line in series):
+        caption += " One colour per arm; its settings are solid, dashed, dotted, in the order of the settings table."
     if stage == "baseline":
-        caption = (
-            "Validation accuracy of the dense networks after each epoch; all trials of one network start from these."
-        )
+        caption = "Validation accuracy of the dense networks after each epoch; the trials start from these networks."
     if step > 1:
         caption += f" Every {step}th epoch is drawn."
     title = name[0].upper() + name[1:]
     return XY(f"curves_{stage}", title, caption, "epoch", "validation accuracy, %", series, whole_x=True)
 
 
-def _lines(evidence: ReportData, points: dict[int, list[tuple[int, float]]], labels: Sequence[str]) -> list[Series]:
-    styles, seen = arm_styles(evidence), dict[str, int]()
+def _lines(data: ReportData, points: dict[int, list[tuple[int, float]]], labels: Sequence[str]) -> list[Series]:
+    styles, counts = arm_styles(data), dict[str, int]()
     series = []
     for line in sorted(points):
         xs, ys = zip(*sorted(points[line]), strict=True)
         arm = next((arm for arm in styles if labels[line].partition(",")[0] == arm), labels[line])
-        count = seen[arm] = seen.get(arm, -1) + 1
+        count = counts[arm] = counts.get(arm, -1) + 1
         dash: Literal["solid", "dash", "dot"] = ("solid", "dash", "dot")[count % 3]
         hover = [f"<b>{labels[line]}</b><br>epoch {x}: {y:.2f} %" for x, y in zip(xs, ys, strict=True)]
         style = styles.get(arm, line)
@@ -156,29 +154,29 @@ def _lines(evidence: ReportData, points: dict[int, list[tuple[int, float]]], lab
     return series
 
 
-def _groups(evidence: ReportData, table: pa.Table, stage: str) -> dict[int, str]:
-    """The line that every setting with this stage belongs to."""
+def _groups(data: ReportData, table: pa.Table, stage: str) -> dict[int, str]:
+    """Return the label of the line that each setting with this stage belongs to."""
     present = sorted(table["setting"].unique().to_pylist())
-    found = {i: evidence.settings[i] for i in present}
+    settings = {i: data.settings[i] for i in present}
     if stage == "baseline":
-        return {i: " on ".join(_network(setting)) for i, setting in found.items()}
-    names = {i: evidence.names.of(setting) for i, setting in found.items()}
+        return {i: " on ".join(_network(setting)) for i, setting in settings.items()}
+    names = {i: data.names.of(setting) for i, setting in settings.items()}
     if len(set(names.values())) <= MOST_CURVES:
         return names
-    targets = {i: ", ".join(p for p in (s.arm, wording.target(s.point)) if p) for i, s in found.items()}
+    targets = {i: ", ".join(p for p in (s.arm, formatting.target(s.point)) if p) for i, s in settings.items()}
     if len(set(targets.values())) <= MOST_CURVES:
         return targets
-    return {i: setting.arm for i, setting in found.items()}
+    return {i: setting.arm for i, setting in settings.items()}
 
 
-def _columns(evidence: ReportData, members: Sequence[int]) -> list[int]:
+def _columns(data: ReportData, members: Sequence[int]) -> list[int]:
     if len(members) <= MOST_COLUMNS:
         return list(members)
-    number = {id(evidence.settings[i]): i for i in members}
-    order = ranked([evidence.settings[i] for i in members], evidence.choice, evidence.direction)
+    number = {id(data.settings[i]): i for i in members}
+    order = rank_settings([data.settings[i] for i in members], data.choice, data.direction)
     best: dict[Any, int] = {}
     for setting in order:
-        best.setdefault((setting.arm, wording.target(setting.point)), number[id(setting)])
+        best.setdefault((setting.arm, formatting.target(setting.point)), number[id(setting)])
     return list(best.values())[:MOST_COLUMNS]
 
 
@@ -187,10 +185,10 @@ def _network(setting: Setting) -> tuple[str, str]:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Equal names would fall on one column."""
-    seen: dict[str, int] = {}
-    found = []
+    """Number equal names, which would otherwise share a column."""
+    counts: dict[str, int] = {}
+    distinct = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return found
+        counts[name] = counts.get(name, 0) + 1
+        distinct.append(name if counts[name] == 1 else f"{name} ({counts[name]})")
+    return distinct

@@ -27,7 +27,7 @@
     });
     layout.shapes = (figure.layout.shapes || []).map((shape) =>
       Object.assign({}, shape, { line: Object.assign({ color: ink, width: 1 }, shape.line) }));
-    // A legend below the plot needs rows of its own: as many as the width asks for.
+    // Make room for the legend below the plot: the number of its rows depends on the width.
     const named = figure.data.filter((trace) => trace.showlegend !== false && trace.type !== "heatmap");
     if (layout.legend && named.length > 1) {
       const text = named.reduce((sum, trace) => sum + 60 + 7 * trace.name.length, 0);
@@ -40,30 +40,30 @@
   const options = { displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
     toImageButtonOptions: { format: "svg" } };
 
-  function draw(place) {
-    const width = place.clientWidth;
+  function draw(plot) {
+    const width = plot.clientWidth;
     if (!width) return;
-    const { data, layout } = themed(figures[place.dataset.figure], width);
-    place.dataset.width = width;
-    Plotly.react(place, data, layout, Object.assign({ displayModeBar: width < 560 ? false : "hover" }, options));
+    const { data, layout } = themed(figures[plot.dataset.figure], width);
+    plot.dataset.width = width;
+    Plotly.react(plot, data, layout, Object.assign({ displayModeBar: width < 560 ? false : "hover" }, options));
   }
 
-  const places = Array.from(document.querySelectorAll(".plot"));
-  const seen = new IntersectionObserver((entries) => {
+  const plots = Array.from(document.querySelectorAll(".plot"));
+  const observer = new IntersectionObserver((entries) => {
     for (const entry of entries) if (entry.isIntersecting && !entry.target.dataset.width) draw(entry.target);
   }, { rootMargin: "600px" });
-  for (const place of places) {
-    place.style.minHeight = figures[place.dataset.figure].layout.height + "px";
-    seen.observe(place);
+  for (const plot of plots) {
+    plot.style.minHeight = figures[plot.dataset.figure].layout.height + "px";
+    observer.observe(plot);
   }
-  let waiting = 0;
+  let timer = 0;
   window.addEventListener("resize", () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(() => places.forEach((place) => {
-      if (place.dataset.width && Number(place.dataset.width) !== place.clientWidth) draw(place);
+    clearTimeout(timer);
+    timer = setTimeout(() => plots.forEach((plot) => {
+      if (plot.dataset.width && Number(plot.dataset.width) !== plot.clientWidth) draw(plot);
     }), 150);
   });
-  dark.addEventListener("change", () => places.forEach((place) => { if (place.dataset.width) draw(place); }));
+  dark.addEventListener("change", () => plots.forEach((plot) => { if (plot.dataset.width) draw(plot); }));
 
   for (const button of document.querySelectorAll("th button")) {
     button.addEventListener("click", () => {

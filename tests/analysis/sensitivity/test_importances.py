@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from orchestrator.analysis.sensitivity.factors import NothingToAnalyse, conditional_arms, factors_of, seed_noise
-from orchestrator.analysis.sensitivity.forest import interactions, partial_dependence
+from orchestrator.analysis.sensitivity.forest import interactions
 from orchestrator.analysis.sensitivity.importances import importances
 
 AXES = ["target.sparsity", "retrain", "seed", "method.penalty"]
@@ -85,7 +85,7 @@ def test_codes_keep_settings_together_and_absence_apart() -> None:
     assert np.isnan(penalty).sum() == 16
     assert set(data.filled()[np.isnan(penalty), 3]) == {1.0}
     sample = data.resampled(np.random.default_rng(0))
-    assert all(len(sample.values[sample.settings == n]) % 2 == 0 for n in np.unique(sample.settings))
+    assert all(len(sample.values[sample.setting_ids == n]) % 2 == 0 for n in np.unique(sample.setting_ids))
     assert conditional_arms(toy(), AXES) == ["learned"]
     with pytest.raises(NothingToAnalyse, match="no finished trial has 'speed' in arm 'plain'"):
         factors_of(toy(), "speed", AXES, arm="plain")
@@ -105,14 +105,9 @@ def test_a_constant_metric_has_no_importances() -> None:
     assert {i.value for i in found if i.method != "seed_noise"} == {0.0}
 
 
-def test_partial_dependence_falls_with_the_penalty() -> None:
-    found = partial_dependence(toy(0.01), "accuracy", AXES, "method.penalty", arm="learned", resamples=3)
-    assert [point.level for point in found] == [1, 2, 3]
-    values = [point.value for point in found]
-    assert values == sorted(values, reverse=True)
-    assert values[0] - values[2] == pytest.approx(0.4, abs=0.1)
+def test_a_constant_parameter_has_no_interaction() -> None:
     with pytest.raises(NothingToAnalyse, match=r"'method.penalty' does not vary"):
-        partial_dependence(toy(), "accuracy", AXES, "method.penalty", arm="plain")
+        interactions(toy(), "accuracy", AXES, ("target.sparsity", "method.penalty"), arm="plain")
 
 
 def test_an_interaction_is_what_neither_does_alone() -> None:

@@ -180,7 +180,7 @@ def _quantity(data: ReportData) -> str:
 
 
 def _arm(name: str | None, method: str, quantity: str, shares: list[float]) -> str:
-    arm = {"name": name} if name else {}
+    arm: dict[str, Any] = {"name": name} if name else {}
     arm |= {"method": method, "target": {"quantity": quantity}, "axes": {"target.sparsity": shares}}
     return str(yaml.dump({"arms": [arm]}, sort_keys=False, default_flow_style=None, width=100))
 

@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.machinery
 import importlib.util
+import inspect
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,10 @@ class UnknownName(PrunesweepError, KeyError):
         return str(self.args[0])
 
 
+class UnusablePlugin(UnknownName):
+    """A name whose plug-in is not what its table holds; the message names the target and what is missing."""
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of a plug-in as its source states it."""
@@ -84,6 +89,7 @@ class Registry:
     ``supplied`` names the arguments that the package itself passes; they are not parameters of the search space.
     ``open_names``: a name with a colon (``my_pkg.nets:tiny``) is taken as the user's own ``module:factory``.
     ``prefixes``: a name such as ``torchvision:resnet18`` goes to the plug-in its prefix stands for.
+    ``base``: the class, as ``module:attribute``, that every plug-in inherits.
     """
 
     kind: str
@@ -92,6 +98,7 @@ class Registry:
     supplied: frozenset[str] = frozenset()
     open_names: bool = False
     prefixes: Mapping[str, str] = field(default_factory=dict)
+    base: str = ""
 
     def names(self) -> list[str]:
         """Every name that may be used, the table's own first."""
@@ -113,18 +120,39 @@ class Registry:
         raise UnknownName(f"unknown {self.kind} {name!r}{nearest(name, found)}")
 
     def load(self, name: str) -> Any:
-        """Import and return the plug-in."""
-        module, _, attribute = self.target(name).partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        """Import and return the plug-in; raises :class:`UnusablePlugin` where it does not implement ``base``."""
+        plugin = _imported(self.target(name))
+        if self.base:
+            base = _imported(self.base)
+            if not isinstance(plugin, type) or not issubclass(plugin, base):
+                raise self._unusable(name, f"does not inherit {self.base}")
+            if inspect.isabstract(plugin):
+                raise self._unusable(name, f"does not implement {', '.join(sorted(plugin.__abstractmethods__))}")
+        return plugin
 
     def describe(self, name: str) -> Description:
-        """Documentation, parameters and class attributes of a plug-in, without importing it."""
+        """Return documentation, parameters and class attributes of a plug-in, without importing it.
+
+        Raises :class:`UnusablePlugin` where the source shows that the plug-in does not implement ``base``.
+        """
         target = self.target(name)
-        return _describe(name, target, self.supplied)
+        description = _describe(name, target, self.supplied)
+        problem = _unimplemented(target, self.base) if self.base else ""
+        if problem:
+            raise self._unusable(name, problem)
+        return description
 
     def parameters(self, name: str) -> type[BaseModel]:
         """A pydantic model of the plug-in's parameters: strict types, unknown names refused."""
         return _parameters(self.describe(name))
+
+    def _unusable(self, name: str, problem: str) -> UnusablePlugin:
+        return UnusablePlugin(f"{self.kind} {name!r} ({self.target(name)}) {problem}")
+
+
+def _imported(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 @cache
@@ -181,9 +209,11 @@ def _describe(name: str, target: str, supplied: frozenset[str]) -> Description:
     if node is None:
         raise UnknownName(f"module {module!r} has no class or function {attribute!r}")
     doc = ast.get_docstring(node) or ""
-    if isinstance(node, ast.ClassDef):
-        fields, attributes = _class_fields(module, node)
+    defined = _definition_from(module, attribute)
+    if defined is not None:
+        fields, attributes = _class_fields(*defined)
         return Description(name, target, doc, tuple(fields.values()), attributes)
+    assert isinstance(node, ast.FunctionDef)
     return Description(
         name,
         target,
@@ -205,7 +235,8 @@ def _definition(module: str, attribute: str) -> ast.ClassDef | ast.FunctionDef |
 
 
 def _class_fields(module: str, node: ast.ClassDef) -> tuple[dict[str, Parameter], dict[str, Any]]:
-    """Dataclass fields and literal class attributes, bases first."""
+    """Return dataclass fields and literal `ClassVar`s, bases first; annotations of a class without decorator are
+    neither."""
     fields: dict[str, Parameter] = {}
     attributes: dict[str, Any] = {}
     for base in node.bases:
@@ -224,7 +255,7 @@ def _class_fields(module: str, node: ast.ClassDef) -> tuple[dict[str, Parameter]
             fields.pop(key, None)
             if item.value is not None:
                 attributes[key] = ast.literal_eval(item.value)
-        else:
+        elif node.decorator_list:
             attributes.pop(key, None)
             default = ... if item.value is None else ast.literal_eval(item.value)
             fields[key] = Parameter(key, annotation, default)
@@ -232,8 +263,12 @@ def _class_fields(module: str, node: ast.ClassDef) -> tuple[dict[str, Parameter]
 
 
 def _definition_from(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
-    """The class a base name refers to, and the module that defines it (bases outside the package are skipped)."""
-    for node in _module_source(module).body:
+    """Return the class a name refers to and the module that defines it; None where the source does not tell."""
+    try:
+        body = _module_source(module).body
+    except UnknownName:
+        return None
+    for node in body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return module, node
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -241,6 +276,45 @@ def _definition_from(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
                 if (alias.asname or alias.name) == name:
                     return _definition_from(node.module, alias.name)
     return None
+
+
+@cache
+def _unimplemented(target: str, base: str) -> str:
+    """Return what a plug-in lacks to be a ``base``; empty where it lacks nothing, or where the sources do not tell."""
+    plugin, required = (_definition_from(*name.split(":")) for name in (target, base))
+    assert required is not None, base
+    if plugin is None:
+        return f"is a function, not a class that inherits {base}"
+    ancestors, complete = _ancestors(*plugin)
+    if not complete:
+        return ""
+    if required not in ancestors:
+        return f"does not inherit {base}"
+    implemented = {name for ancestor in ancestors if ancestor != required for name in _functions(ancestor[1])}
+    missing = [name for name, abstract in _functions(required[1]).items() if abstract and name not in implemented]
+    return f"does not implement {', '.join(missing)}" if missing else ""
+
+
+def _ancestors(module: str, node: ast.ClassDef) -> tuple[list[tuple[str, ast.ClassDef]], bool]:
+    """Return a class and those it inherits, with their modules, and whether the sources name all of them."""
+    ancestors, complete = [(module, node)], True
+    for base in node.bases:
+        defined = _definition_from(module, base.id) if isinstance(base, ast.Name) else None
+        if defined is None:
+            complete = complete and isinstance(base, ast.Name) and base.id == "object"
+            continue
+        inherited, known = _ancestors(*defined)
+        ancestors, complete = ancestors + inherited, complete and known
+    return ancestors, complete
+
+
+def _functions(node: ast.ClassDef) -> dict[str, bool]:
+    """Return the names of a class's own functions, and whether each is abstract."""
+    return {
+        item.name: any(ast.unparse(decorator).endswith("abstractmethod") for decorator in item.decorator_list)
+        for item in node.body
+        if isinstance(item, ast.FunctionDef)
+    }
 
 
 def _arguments(node: ast.FunctionDef) -> list[Parameter]:
@@ -268,4 +342,5 @@ __all__ = [
     "Registry",
     "Share",
     "UnknownName",
+    "UnusablePlugin",
 ]

@@ -5,6 +5,7 @@ from orchestrator.plugins import Registry
 METHODS = Registry(
     kind="method",
     group="orchestrator.methods",
+    base="orchestrator.methods.base:Method",
     table={
         "random": "orchestrator.methods.one_shot.random:Random",
         "l1_norm": "orchestrator.methods.one_shot.l1_norm:L1Norm",

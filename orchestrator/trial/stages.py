@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from orchestrator.data.images import hold_out
 from orchestrator.methods.base import PruneTask, Scores
@@ -23,7 +23,7 @@ from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.loop import Batch, Recipe, accuracy, steps_per_epoch, train
 from orchestrator.training.rng import generator_for
 from orchestrator.trial.context import Context
-from orchestrator.trial.diagnostics import selection_diagnostics
+from orchestrator.trial.pruning import prune_network, stored, train_with_method
 from orchestrator.trial.stage_cache import StageOutput, once, state_of
 
 
@@ -57,20 +57,14 @@ def sparse_training(context: Context) -> tuple[StageOutput, bool]:
         if method.starts_from == "baseline":
             model.load_state_dict(dense.tensors)
         data, held_out = hold_out(context.data, method.held_out())
-        epochs = getattr(method, "sparse_epochs", None) or spec.baseline.epochs
-        recipe = context.dense_recipe(epochs, data, getattr(method, "sparse_lr", None))
+        recipe = context.dense_recipe(method.sparse_epochs or spec.baseline.epochs, data, method.sparse_lr)
         task = context.task(model, dense.tensors, recipe.schedule.steps, held_out)
-        method.prepare(model, task)
-        generator = generator_for(spec.seed, "sparse_training")
-        rows = train(
-            model, data, recipe, stage="sparse_training", generator=generator, report=context.report,
-            hook=method, checkpoint=checkpoint,
+        scores, rows = train_with_method(
+            method, model, task, data, recipe, generator=generator_for(spec.seed, "sparse_training"),
+            report=context.report, checkpoint=checkpoint,
         )  # fmt: skip
-        scores = method.scores(model, task)
-        method.finish(model)
         seconds = spent(started, rows)
-        tensors = {f"model/{name}": tensor for name, tensor in state_of(model).items()}
-        return StageOutput(tensors | _score_tensors(scores), rows, seconds)
+        return StageOutput(_prefixed("model/", state_of(model)) | _prefixed("score/", scores), rows, seconds)
 
     key = spec.sparse_training_key(for_target=method.trains_for_target)
     return once(context.workspace, "sparse_training", key, compute)
@@ -84,8 +78,8 @@ def importance(context: Context) -> tuple[StageOutput, bool]:
         started = time.perf_counter()
         model = context.fresh_model()
         model.load_state_dict(dense.tensors)
-        scores = context.method().scores(model, context.task(model, dense.tensors))
-        return StageOutput(_score_tensors(scores), [], time.perf_counter() - started)
+        scores = stored(context.method().scores(model, context.task(model, dense.tensors)))
+        return StageOutput(_prefixed("score/", scores), [], time.perf_counter() - started)
 
     return once(context.workspace, "importance", context.spec.importance_key, compute)
 
@@ -164,16 +158,13 @@ def prune(context: Context) -> Pruned:
     started = time.perf_counter()
     if spec.target.steps:
         scores, task = _for_step(scores, task, network, dense, context)
-    selection = method.compensate(network, task, method.select_from(scores, task))
-    analysis = selection_diagnostics(scores, selection, network, task)
-    kept = None
-    if isinstance(selection, ChannelSelection):
-        kept = _composed(before or {}, selection)
-        pruned = cut(network, context.example, selection)
-    else:
-        pruned = apply_weight_masks(network, selection)
+    pruned = prune_network(method, network, scores, task)
+    selection = pruned.selection
+    kept = _composed(before or {}, selection) if isinstance(selection, ChannelSelection) else None
     seconds["cut"] = time.perf_counter() - started
-    return Pruned(dense, pruned, selection, kept, trained.facts, rows, seconds, reused, task, scores, analysis)
+    return Pruned(
+        dense, pruned.network, selection, kept, trained.facts, rows, seconds, reused, task, scores, pruned.analysis
+    )
 
 
 def retrain(
@@ -286,9 +277,9 @@ def _composed(before: dict[str, list[int]], selection: ChannelSelection) -> dict
     return {**before, **now}
 
 
-def _score_tensors(scores: Scores) -> dict[str, torch.Tensor]:
-    return {f"score/{name}": score.detach().float().cpu() for name, score in scores.items()}
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def _part(output: StageOutput, prefix: str) -> dict[str, torch.Tensor]:
+def _part(output: StageOutput, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in output.tensors.items() if name.startswith(prefix)}

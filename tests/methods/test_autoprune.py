@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from weight_tasks import step_of, task_of
+from weight_tasks import decide, step_of, task_of
 
 from orchestrator.methods.learned.autoprune.method import AutoPrune
 from orchestrator.surgery.cutting import cut
@@ -153,7 +153,7 @@ def test_a_gated_network_is_the_cut_network() -> None:
     method.prepare(model, task)
     method._switches[0].m = torch.tensor([-0.5, 0.5])
     gated = model.eval()(images[0][0])
-    selection = method.select(model, task)
+    selection = decide(method, model, task)
     assert isinstance(selection, ChannelSelection)
     assert list(selection.kept.values()) == [(1,)]
     method.finish(model)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-from weight_tasks import step_of, task_of
+from weight_tasks import decide, step_of, task_of
 
 from orchestrator.methods import METHODS
 from orchestrator.methods.learned.bar.activation_volume import budget_factor, progress, unit_areas
@@ -112,7 +112,7 @@ def test_the_volume_is_brought_to_the_budget_and_held() -> None:
     assert 0.3 < float(method.volume_now()) / method._whole <= 0.5
     model.eval()
     before = model(BATCHES[0][0])
-    selection = method.select(model, task)
+    selection = decide(method, model, task)
     assert isinstance(selection, ChannelSelection)
     kept = sum(int((score > 0).sum()) for score in method.scores(model, task).values())
     assert sum(len(units) for units in selection.kept.values()) == kept

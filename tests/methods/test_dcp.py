@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from weight_tasks import task_of
+from weight_tasks import decide, task_of
 
 from orchestrator.methods.learned.dcp.extra_losses import ExtraLosses, head_places, head_weights
 from orchestrator.methods.learned.dcp.method import DCP, enough
@@ -151,7 +151,7 @@ def test_without_a_sparsity_channels_are_added_until_the_loss_stands_still() -> 
     for tolerance in (1e-6, 1e3):
         method = DCP(heads=0, tolerance=tolerance, channels_per_round=2)
         method.prepare(model, task)
-        kept[tolerance] = sum(len(units) for units in method.select(model, task).kept.values())
+        kept[tolerance] = sum(len(units) for units in decide(method, model, task).kept.values())
         method.finish(model)
     assert kept[1e3] == 2 * len(task.groups)
     assert kept[1e-6] > kept[1e3]
@@ -162,6 +162,6 @@ def test_a_round_may_add_several_channels_but_no_more_than_the_target_leaves() -
     task = task_of(model, BATCHES, quantity="macs", kept={"stem": 5, "conv1": 4})
     method = DCP(heads=1, channels_per_round=3, images=4)
     method.prepare(model, task)
-    selection = method.select(model, task)
+    selection = decide(method, model, task)
     assert {name: len(units) for name, units in selection.kept.items()} == {"stem": 5, "conv1": 4}
     method.finish(model)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from weight_tasks import step_of, task_of
+from weight_tasks import decide, step_of, task_of
 
 from orchestrator.methods.dynamic.dns.method import DynamicNetworkSurgery, UnusableThresholds
 from orchestrator.methods.parts.reparametrization import Reparametrization, straight_through
@@ -116,7 +116,7 @@ def test_the_target_is_met_exactly_at_the_end(scope: str) -> None:
     for _ in range(10):
         step_of(model, method, optimizer, batches[0], task)
     before = model(batches[0][0])
-    selection = method.select(model, task)
+    selection = decide(method, model, task)
     method.finish(model)
     gone = [int((~mask).sum()) for mask in selection.masks.values()]  # type: ignore[union-attr]
     assert gone == [32, 32]
@@ -130,7 +130,7 @@ def test_its_own_rule_keeps_what_is_not_masked() -> None:
     method = DynamicNetworkSurgery(c=0.0)
     task = task_of(model, INPUT)
     method.prepare(model, task)
-    selection = method.select(model, task)
+    selection = decide(method, model, task)
     assert selection.masks["weight"].tolist() == [[False, True, False, True]]  # type: ignore[union-attr]
     assert selection.achieved == 0.5
 

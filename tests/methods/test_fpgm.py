@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from weight_tasks import decide
 
 from orchestrator.methods.base import PruneTask
 from orchestrator.methods.dynamic.fpgm import FPGM, chosen, distance_sums
@@ -111,7 +112,7 @@ def test_zeroed_filters_stay_zero_and_stay_chosen() -> None:
             assert not model[0].bias[sorted(first)].any()
         method.after_epoch(model, epoch)
         assert {i for i in range(16) if not model[0].weight[i].any()} == first
-    selection = method.select(model, job)
+    selection = decide(method, model, job)
     assert isinstance(selection, ChannelSelection)
     assert set(selection.kept["0"]) == set(range(16)) - first
     assert (model[1].bias.detach()[sorted(first)] != 0.2).any()  # shifts go on being trained

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from weight_tasks import task_of
 
 from orchestrator.methods import METHODS
-from orchestrator.methods.base import PruneTask
+from orchestrator.methods.base import PruneTask, select
 from orchestrator.methods.one_shot.functionality.activation_maximisation import (
     centroids,
     cluster,
@@ -198,7 +198,7 @@ def test_stated_counts_and_uniform_shares_select_what_the_rules_select(seed: int
     targets: list[dict[str, object]] = [{"kept": {"0": n}} for n in range(1, 22)]
     targets += [{"sparsity": s, "quantity": q} for s in (0.1, 0.4, 0.7) for q in ("channels", "macs")]
     for target in targets:
-        selection = Functionality().select_from(scores, task(model, **target))
+        selection = select(Functionality(), scores, task(model, **target))
         assert isinstance(selection, ChannelSelection)
         for name, kept in selection.kept.items():
             labels, contribution = scores[f"clusters/{name}"].int().tolist(), scores[f"contribution/{name}"].tolist()

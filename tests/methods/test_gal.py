@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch.nn import functional as F
-from weight_tasks import step_of, task_of
+from weight_tasks import decide, step_of, task_of
 
 from orchestrator.methods.learned.gal.fista import fista, momenta
 from orchestrator.methods.learned.gal.method import GAL, Discriminator
@@ -102,7 +102,7 @@ def test_gates_move_every_interval_and_those_above_zero_stay() -> None:
     scores = method.scores(model, task)
     closed = sum(int((score == 0).sum()) for score in scores.values())
     assert closed > 0  # those that started below 0
-    selection = method.select(model, task)
+    selection = decide(method, model, task)
     for name, kept in selection.kept.items():
         assert list(kept) == (scores[name] > 0).nonzero().flatten().tolist()
     model.eval()

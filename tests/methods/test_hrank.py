@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from weight_tasks import task_of
+from weight_tasks import decide, task_of
 
 from orchestrator.methods.base import PruneTask
 from orchestrator.methods.one_shot.hrank import HRank, map_ranks
@@ -42,7 +42,7 @@ def test_the_score_is_the_mean_rank_over_images() -> None:
     job = task(model, batches, kept={"0": 2})
     assert HRank().scores(model, job)["0"].tolist() == [1.5, 1.5, 4.25]
     assert HRank(images=3).scores(model, job)["0"].tolist() == pytest.approx([2.0, 2.0, (6 + 6 + 5) / 3])
-    selection = HRank(images=2).select(model, job)  # means 2, 3, 6
+    selection = decide(HRank(images=2), model, job)  # means 2, 3, 6
     assert isinstance(selection, ChannelSelection)
     assert selection.kept["0"] == (1, 2)
     assert not model[0]._forward_hooks

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from weight_tasks import task_of
+from weight_tasks import decide, task_of
 
 from orchestrator.methods.one_shot.curvature import damped_inverse, input_covariances, weights_by_block
 from orchestrator.methods.one_shot.layer_obs import LayerwiseOptimalBrainSurgeon, compensated, sensitivities
@@ -61,7 +61,7 @@ def test_compensation_lowers_what_pruning_does_to_the_outputs(groups: int) -> No
     model = nn.Conv2d(4, 8, 3, padding=1, groups=groups)
     smooth = nn.functional.avg_pool2d(torch.randn(32, 4, 10, 10), 3, stride=1)
     this = task_of(model, [(smooth, torch.zeros(32))], sparsity=0.4)
-    selection = LayerwiseOptimalBrainSurgeon(damping=1e-3).select(model, this)
+    selection = decide(LayerwiseOptimalBrainSurgeon(damping=1e-3), model, this)
     assert isinstance(selection, WeightSelection)
     assert selection.values is not None
     mask = selection.masks["weight"]

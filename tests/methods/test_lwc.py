@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from weight_tasks import task_of
+from weight_tasks import decide, task_of
 
 from orchestrator.methods.one_shot.lwc import LearningWeightsAndConnections
 from orchestrator.surgery.selection import WeightSelection
@@ -20,7 +20,7 @@ def two_layers() -> nn.Sequential:
 
 def test_the_threshold_is_quality_times_the_standard_deviation() -> None:
     model = two_layers()
-    selection = LearningWeightsAndConnections(quality=1.2).select(model, task_of(model, BATCHES, sparsity=None))
+    selection = decide(LearningWeightsAndConnections(quality=1.2), model, task_of(model, BATCHES, sparsity=None))
     assert isinstance(selection, WeightSelection)
     # Thresholds 2.683 and 0.12.
     assert selection.masks["0.weight"].flatten().tolist() == [True, False, False, True]
@@ -30,7 +30,7 @@ def test_the_threshold_is_quality_times_the_standard_deviation() -> None:
 
 def test_a_sparsity_finds_one_quality_for_all_layers() -> None:
     model = two_layers()
-    selection = LearningWeightsAndConnections().select(model, task_of(model, BATCHES, sparsity=0.5))
+    selection = decide(LearningWeightsAndConnections(), model, task_of(model, BATCHES, sparsity=0.5))
     assert isinstance(selection, WeightSelection)
     # |w| / std: 1.34, 0.45, 0.45, 1.34 and 1, 3; magnitude would take 0.1 and 0.3 first.
     assert selection.masks["0.weight"].flatten().tolist() == [True, False, False, True]

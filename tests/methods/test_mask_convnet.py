@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from weight_tasks import task_of
+from weight_tasks import decide, task_of
 
 from orchestrator.methods.learned.mask_convnet.method import MaskConvNet, hard_sigmoid, second_term
 from orchestrator.methods.parts.target_counts import planned_counts
@@ -141,7 +141,7 @@ def test_the_controller_reaches_the_budget_and_holds_it(kind: str) -> None:
     assert abs(method.sparsity("macs") - 0.5) < 0.1
     model.eval()
     outputs = model(BATCHES[0][0])
-    selection = method.select(model, task)  # type: ignore[arg-type]
+    selection = decide(method, model, task)  # type: ignore[arg-type]
     method.finish(model)
     torch.testing.assert_close(model(BATCHES[0][0]), outputs, atol=1e-5, rtol=1e-4)
     assert isinstance(selection, ChannelSelection)
@@ -152,7 +152,7 @@ def test_without_a_sparsity_the_budget_is_aimed_at_and_the_open_masks_stay() -> 
     method, model, task = trained("chain", 30, quantity="macs")
     sparsity = method.sparsity("macs")
     assert abs(sparsity - method.budget) < 0.1
-    selection = method.select(model, task)  # type: ignore[arg-type]
+    selection = decide(method, model, task)  # type: ignore[arg-type]
     assert selection.achieved == pytest.approx(sparsity)
 
 

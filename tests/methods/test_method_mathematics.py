@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from weight_tasks import decide
 
 from orchestrator.methods.base import PruneTask
 from orchestrator.methods.dynamic.sfp import SoftFilterPruning
@@ -69,7 +70,7 @@ def test_l1_norm_is_the_sum_of_absolute_weights() -> None:
 
 def test_l1_norm_keeps_the_largest_filters() -> None:
     model = Small()
-    selection = L1Norm().select(model, task(model))
+    selection = decide(L1Norm(), model, task(model))
     assert isinstance(selection, ChannelSelection)
     assert selection.kept["conv"] == (1, 2)
 
@@ -126,7 +127,7 @@ def test_taylor_leaves_no_trace() -> None:
 
 def test_magnitude_takes_the_smallest_of_all_layers() -> None:
     model = Small()
-    selection = Magnitude().select(model, task(model, quantity="weights", sparsity=4 / 9))
+    selection = decide(Magnitude(), model, task(model, quantity="weights", sparsity=4 / 9))
     assert isinstance(selection, WeightSelection)
     # |w|: conv 1 3 2; last 1 .5 1 / 0 .5 2. The four smallest: 0, .5, .5, and the first of the 1s.
     assert selection.masks["conv.weight"].flatten().tolist() == [False, True, True]
@@ -135,7 +136,7 @@ def test_magnitude_takes_the_smallest_of_all_layers() -> None:
 
 def test_magnitude_layer_by_layer() -> None:
     model = Small()
-    selection = Magnitude().select(model, task(model, quantity="weights", sparsity=1 / 3, scope="uniform"))
+    selection = decide(Magnitude(), model, task(model, quantity="weights", sparsity=1 / 3, scope="uniform"))
     assert isinstance(selection, WeightSelection)
     assert {name: int(mask.sum()) for name, mask in selection.masks.items()} == {"conv.weight": 2, "last.weight": 4}
 
@@ -192,7 +193,7 @@ def test_network_slimming_penalises_the_scales_by_their_l1_norm() -> None:
     assert abs(float(penalty) - 0.007) < 1e-8
     (gradient,) = torch.autograd.grad(penalty, model.norm.weight)
     torch.testing.assert_close(gradient, torch.tensor([-0.01, 0.01, 0.0]))  # s sign(gamma), as in the paper's code
-    selection = method.select(model, task(model))
+    selection = decide(method, model, task(model))
     assert isinstance(selection, ChannelSelection)
     assert selection.kept["conv"] == (0, 1)
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 from torch import Tensor, nn
-from weight_tasks import task_of
+from weight_tasks import decide, task_of
 
 from orchestrator.methods.one_shot.curvature import KroneckerFactors
 from orchestrator.methods.one_shot.mlprune import MLPrune, compensated
@@ -69,24 +69,24 @@ def test_compensation_lowers_the_loss_or_stays_off() -> None:
         return (outputs - targets).square().mean()
 
     near = task_of(model, [(inputs, model(inputs).detach())], sparsity=0.3, loss=distance)
-    selection = MLPrune().select(model, near)
+    selection = decide(MLPrune(), model, near)
     assert isinstance(selection, WeightSelection)
     assert selection.values is not None
     assert set(selection.values) == {"0.weight", "0.bias", "2.weight", "2.bias"}
     assert all(not selection.values[name][~mask].any() for name, mask in selection.masks.items())
     far = dataclasses.replace(near, loss=lambda outputs, targets: -distance(outputs, targets))
-    assert MLPrune().select(model, far).values is None
-    assert MLPrune(compensation=False).select(model, near).values is None
+    assert decide(MLPrune(), model, far).values is None
+    assert decide(MLPrune(compensation=False), model, near).values is None
     assert model.training
 
 
 def test_one_threshold_for_all_layers() -> None:
     """A layer whose outputs hardly reach the loss loses more."""
     model, batches = network()
-    before = MLPrune(compensation=False).select(model, task_of(model, batches, sparsity=0.5))
+    before = decide(MLPrune(compensation=False), model, task_of(model, batches, sparsity=0.5))
     with torch.no_grad():
         model[0].weight[:, 3:] *= 0.01
-    after = MLPrune(compensation=False).select(model, task_of(model, batches, sparsity=0.5))
+    after = decide(MLPrune(compensation=False), model, task_of(model, batches, sparsity=0.5))
     assert isinstance(before, WeightSelection)
     assert isinstance(after, WeightSelection)
     assert int(after.masks["0.weight"].sum()) < int(before.masks["0.weight"].sum())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from weight_tasks import task_of
+from weight_tasks import decide, task_of
 
 from orchestrator.methods.base import PruneTask
 from orchestrator.methods.one_shot.pfp.input_sensitivity import input_sensitivity
@@ -149,7 +149,7 @@ def test_the_scores_of_a_chain_are_those_of_its_readers() -> None:
     expected = errors_kept_to(first.double().numpy(), 16, 9, DELTA)
     assert scores["0"].numpy() == pytest.approx(expected)
     assert scores["2"].numpy() == pytest.approx(errors_kept_to(last.double().numpy(), 1, 1, DELTA))
-    selection = PFP().select(model, job)
+    selection = decide(PFP(), model, job)
     assert isinstance(selection, ChannelSelection)
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
 

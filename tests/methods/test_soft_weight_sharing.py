@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from weight_tasks import step_of, task_of
+from weight_tasks import decide, step_of, task_of
 
 from orchestrator.methods.learned.soft_weight_sharing.method import NothingLeft, SoftWeightSharing
 from orchestrator.methods.learned.soft_weight_sharing.mixture import (
@@ -130,7 +130,7 @@ def test_after_training_weights_are_few_values_and_zeros() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for _ in range(100):
         step_of(model, method, optimizer, batches[0], task)
-    selection = method.select(model, task)
+    selection = decide(method, model, task)
     merged = method._merged()
     method.finish(model)
     allowed = {0.0, *merged.means.tolist()}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from weight_tasks import task_of
+from weight_tasks import decide, task_of
 
 from orchestrator.methods.learned.sparse_vd.method import SparseVariationalDropout
 from orchestrator.methods.learned.sparse_vd.noisy_layer import divergence
@@ -93,7 +93,7 @@ def test_noisy_weights_go() -> None:
     task = task_of(layer, INPUT)
     assert layer.eval()(INPUT[0][0]).tolist() == [[0.5]]
     assert layer(INPUT[0][0]).tolist() == [[0.5]]
-    selection = method.select(layer, task)
+    selection = decide(method, layer, task)
     assert selection.masks["weight"].tolist() == [[True, False]]  # type: ignore[union-attr]
     method.finish(layer)
     assert layer.weight.tolist() == [[0.5, -0.25]]

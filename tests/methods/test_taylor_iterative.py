@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from weight_tasks import decide
 
 from orchestrator.methods.base import PruneTask
 from orchestrator.methods.dynamic.taylor_iterative import NothingMeasured, TaylorIterative
@@ -115,7 +116,7 @@ def test_gates_close_bit_by_bit_and_the_last_third_retrains(target: dict[str, ob
     assert len(set(closed)) >= 4
     assert closed[19] > closed[15]
     assert len(set(closed[19:])) == 1
-    selection = method.select(model, job)
+    selection = decide(method, model, job)
     assert isinstance(selection, ChannelSelection)
     for name, gate in method._gates.items():
         assert gate.values.nonzero().flatten().tolist() == list(selection.kept[name])
@@ -132,7 +133,7 @@ def test_the_gated_the_folded_and_the_cut_network_compute_the_same(kind: str) ->
     model.eval()
     with torch.no_grad():
         gated = model(IMAGES)
-        selection = method.select(model, job)
+        selection = decide(method, model, job)
         method.finish(model)
         assert list(model.state_dict()) == keys
         torch.testing.assert_close(model(IMAGES), gated)

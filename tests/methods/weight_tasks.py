@@ -1,12 +1,13 @@
-"""A task around any network, and a step of training as the loop makes it."""
+"""A task around any network, a step of training as the loop makes it, and a decision as trials make it."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator.methods.base import Method, PruneTask
+from orchestrator.methods.base import Method, PruneTask, select
 from orchestrator.spec.trial import Target
 from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.groups import channel_groups
@@ -27,10 +28,10 @@ def task_of(
 ) -> PruneTask:
     """By default no sparsity: the method's own rule decides."""
     example = batches[0][0][:1]
-    wanted = Target(**{"quantity": "weights", **target})
-    groups = channel_groups(model, example) if wanted.granularity == "channels" else []
+    stated = Target(**{"quantity": "weights", **target})
+    groups = channel_groups(model, example) if stated.granularity == "channels" else []
     return PruneTask(
-        target=wanted,
+        target=stated,
         groups=groups,
         costs=Costs(model, example, groups) if groups else None,  # type: ignore[arg-type]
         calibration=lambda: batches,
@@ -57,3 +58,8 @@ def step_of(
     (objective if penalty is None else objective + penalty).backward()
     optimizer.step()
     method.after_step(model)
+
+
+def decide(method: Method, model: nn.Module, task: PruneTask) -> Any:
+    """Return the selection of a method for a network, in its present state of training."""
+    return method.compensate(model, task, select(method, method.scores(model, task), task))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores, filter_norms, filters
+from orchestrator.methods.base import Method, PruneTask, Scores, filter_norms, filters, select
 from orchestrator.plugins import Count, Share
 from orchestrator.surgery.groups import ChannelGroup
 from orchestrator.surgery.masks import WeightMasks
@@ -16,7 +16,7 @@ from orchestrator.surgery.selection import ChannelSelection, Scope
 
 
 @dataclass
-class FPGM(Ranking):
+class FPGM(Method):
     """Trained with the filters nearest to all others of their layer held at zero: what they do, the others can do.
 
     Comparators, section 6 (He et al., CVPR 2019): g(i) = sum_j ||f_i - f_j||_2 over the filters of a layer. Of the
@@ -66,7 +66,7 @@ class FPGM(Ranking):
     @torch.no_grad()
     def _choose(self, model: nn.Module) -> None:
         distances = {group.name: distance_sums(model, group) for group in self._task.groups}
-        quota = self.select_from(distances, self._task)
+        quota = select(self, distances, self._task)
         assert isinstance(quota, ChannelSelection)
         self._gone = {}
         masks: dict[str, Tensor] = {}

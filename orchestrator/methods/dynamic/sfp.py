@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores, filter_norms, filters
+from orchestrator.methods.base import Method, PruneTask, Scores, filter_norms, filters, select
 from orchestrator.plugins import Count
 from orchestrator.surgery.selection import ChannelSelection, Scope
 
 
 @dataclass
-class SoftFilterPruning(Ranking):
+class SoftFilterPruning(Method):
     """Trained from scratch; after every epoch the filters of smallest l2 norm are set to zero, and may grow back.
 
     Paper 001, section 1.4 (SFP): the same share of every layer goes; batch-norm parameters are not masked; the filters
@@ -41,7 +41,7 @@ class SoftFilterPruning(Ranking):
 
     @torch.no_grad()
     def after_epoch(self, model: nn.Module, epoch: int) -> None:
-        selection = self.select(model, self._task)
+        selection = select(self, self.scores(model, self._task), self._task)
         assert isinstance(selection, ChannelSelection)
         for group in self._task.groups:
             kept = set(selection.kept[group.name])

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores
+from orchestrator.methods.base import Method, PruneTask, Scores, select
 from orchestrator.methods.parts.gates import SharedGate
 from orchestrator.plugins import Count, OpenShare, Positive, Share
 from orchestrator.spec.errors import PrunesweepError
@@ -23,7 +23,7 @@ class NothingMeasured(PrunesweepError, ValueError):
 
 
 @dataclass
-class TaylorIterative(Ranking):
+class TaylorIterative(Method):
     """While the dense network is trained on, the gates that matter least to the loss close, a few at a time, for good.
 
     Paper 001, section 1.4 (Taylor, gate after BN): a gate z = 1 on every channel; score = (z dL/dz)^2 of a minibatch,
@@ -99,7 +99,7 @@ class TaylorIterative(Ranking):
             self._at_last_event[name] = torch.where(gate.values == 0, -1.0, self._average[name])
         self._since = []
         so_far = replace(self._task, target=_part_of(self._task.target, self._task.groups, share))
-        selection = self.select_from(self._at_last_event, so_far)
+        selection = select(self, self._at_last_event, so_far)
         assert isinstance(selection, ChannelSelection)
         for name, gate in self._gates.items():
             gate.values.zero_()

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from orchestrator.methods.base import Channels, PruneTask, Ranking, Scores, norms, per_unit
+from orchestrator.methods.base import Channels, Method, PruneTask, Scores, norms, per_unit
 from orchestrator.methods.parts.gates import TrainedGate, fold, gate_sites, insert
 from orchestrator.plugins import Count, NonNegative, Positive
 from orchestrator.surgery.selection import Scope
@@ -17,7 +17,7 @@ from orchestrator.training.loop import Batch
 
 
 @dataclass
-class NetworkSlimming(Ranking):
+class NetworkSlimming(Method):
     """Trained from scratch with an l1 penalty on the batch-norm scales; channels of small scale go, over all layers.
 
     Paper 004, section 3.1: penalty s * sum |gamma|, scales start at 0.5, one threshold over the whole network.

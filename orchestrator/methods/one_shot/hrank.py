@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores, first_images, per_unit
+from orchestrator.methods.base import Method, PruneTask, Scores, first_images, per_unit
 from orchestrator.methods.parts.gates import gate_sites
 from orchestrator.plugins import Count
 from orchestrator.surgery.selection import Scope
 
 
 @dataclass
-class HRank(Ranking):
+class HRank(Method):
     """Filters whose feature maps have the lowest rank, as matrices, go first.
 
     Paper 001, section 1.4 (HRank): score = rank of the filter's map after ReLU, averaged over images; ranked inside

@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores, filter_norms
+from orchestrator.methods.base import Method, PruneTask, Scores, filter_norms
 from orchestrator.surgery.selection import Scope
 
 
 @dataclass
-class L1Norm(Ranking):
+class L1Norm(Method):
     """Filters with the smallest sum of absolute weights go first.
 
     Paper 001, section 1.4 (PFEC): score of a filter = sum |w|, ranked inside each layer. Channels that several layers

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores
+from orchestrator.methods.base import Method, PruneTask, Scores
 from orchestrator.methods.one_shot.curvature import (
     damped_inverse,
     from_blocks,
@@ -23,7 +23,7 @@ from orchestrator.surgery.selection import Scope, Selection, WeightSelection
 
 
 @dataclass
-class LayerwiseOptimalBrainSurgeon(Ranking):
+class LayerwiseOptimalBrainSurgeon(Method):
     """Weights that change their layer's output least go first, layer by layer; those left make up for them.
 
     Paper 002, section 2.2 (L-OBS): H = E[x x^T] over training images with a 1 for the bias, patches for convolutions;

@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores, prunable_weights
+from orchestrator.methods.base import Method, PruneTask, Scores, prunable_weights
 from orchestrator.plugins import Positive
 from orchestrator.surgery.selection import Scope
 
 
 @dataclass
-class LearningWeightsAndConnections(Ranking):
+class LearningWeightsAndConnections(Method):
     """Single weights below a multiple of their layer's standard deviation go.
 
     Paper 002, section 2.2 (LWC, Han et al. 2015): threshold of a layer = quality * std(w). With a sparsity given, the

@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores, prunable_weights
+from orchestrator.methods.base import Method, PruneTask, Scores, prunable_weights
 from orchestrator.surgery.selection import Scope
 
 
 @dataclass
-class Magnitude(Ranking):
+class Magnitude(Method):
     """Single weights with the smallest absolute value go first, over all layers or layer by layer.
 
     Paper 001, section 1.4 (weight-level magnitude): one threshold on |w| over all weights; ``target.scope: uniform``

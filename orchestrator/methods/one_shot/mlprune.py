@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores
+from orchestrator.methods.base import Method, PruneTask, Scores
 from orchestrator.methods.one_shot.curvature import (
     KroneckerFactors,
     damped_inverse,
@@ -24,7 +24,7 @@ from orchestrator.surgery.selection import Scope, Selection, WeightSelection
 
 
 @dataclass
-class MLPrune(Ranking):
+class MLPrune(Method):
     """Weights whose removal raises the loss least by a Kronecker-factored Fisher matrix go first, over all layers.
 
     Paper 002, section 2.1: A = E[a a^T] of what a layer reads (with a 1 for the bias), G = E[g g^T] of the gradients at

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores, filters, per_unit
+from orchestrator.methods.base import Method, PruneTask, Scores, filters, per_unit
 from orchestrator.methods.one_shot.curvature import (
     from_blocks,
     layers,
@@ -21,7 +21,7 @@ from orchestrator.surgery.selection import Scope
 
 
 @dataclass
-class OptimalBrainDamage(Ranking):
+class OptimalBrainDamage(Method):
     """Weights, or filters, whose removal raises the loss least by a diagonal second-order estimate go first.
 
     Paper 002, section 2.2 (OBD): saliency of a weight = h w^2 / 2 with h = E[(dL/dw)^2], the diagonal of the empirical

@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores, prunable_weights
+from orchestrator.methods.base import Method, PruneTask, Scores, prunable_weights
 from orchestrator.surgery.selection import Scope
 
 
 @dataclass
-class Random(Ranking):
+class Random(Method):
     """Scores drawn from U(0, 1): filters or weights go at random.
 
     Paper 001 (Network Pruning That Matters), random pruning: the same per-layer counts as the criterion it is

@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores, per_unit
+from orchestrator.methods.base import Method, PruneTask, Scores, per_unit
 from orchestrator.methods.parts.gates import gated
 from orchestrator.surgery.selection import Scope
 
 
 @dataclass
-class Taylor(Ranking):
+class Taylor(Method):
     """Filters whose removal changes the loss least, to first order, go first.
 
     Paper 001, section 1.4 (Taylor): a gate z = 1 on every output channel, after batch-norm where there is one; score =

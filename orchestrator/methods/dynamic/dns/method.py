@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores
+from orchestrator.methods.base import Method, PruneTask, Scores, select
 from orchestrator.methods.dynamic.dns.masked_weight import MaskedWeight
 from orchestrator.methods.parts.reparametrization import Reparametrization
 from orchestrator.plugins import Count, NonNegative, Positive, Share
@@ -21,7 +21,7 @@ class UnusableThresholds(PrunesweepError, ValueError):
 
 
 @dataclass
-class DynamicNetworkSurgery(Ranking):
+class DynamicNetworkSurgery(Method):
     """Small weights are masked while all of them train on, and spliced back where they have grown.
 
     Paper 002, section 2.2 (DNS): per layer mu = mean |w| and sigma = std |w| over its non-zero weights, once, at the
@@ -71,7 +71,7 @@ class DynamicNetworkSurgery(Ranking):
         ]
         if task.target.sparsity is not None or task.target.kept is not None:
             above = {part.name: (part.weight.abs() - part.mean) / part.deviation for part in self._masked}
-            selection = self.select_from(above, task)
+            selection = select(self, above, task)
             assert isinstance(selection, WeightSelection)
             for part in self._masked:
                 part.quota = int((~selection.masks[part.name]).sum())

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores
+from orchestrator.methods.base import Method, PruneTask, Scores
 from orchestrator.methods.learned.autoprune.switches import FilterSwitch, WeightSwitch
 from orchestrator.plugins import Count, NonNegative, Positive, Share
 from orchestrator.surgery.selection import Scope
@@ -17,7 +17,7 @@ from orchestrator.training.loop import Batch, autocast
 
 
 @dataclass
-class AutoPrune(Ranking):
+class AutoPrune(Method):
     """A trained number m beside every weight, or every filter, says whether it is used; held-out batches train it.
 
     Paper 003, section 3.1: h(m) = 1 where m > 0, else 0; the network computes with t = w h(m). Training batches update

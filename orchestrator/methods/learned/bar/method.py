@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores
+from orchestrator.methods.base import Method, PruneTask, Scores
 from orchestrator.methods.learned.bar.activation_volume import budget_factor, progress, unit_areas
 from orchestrator.methods.parts.target_counts import planned_counts
 from orchestrator.methods.parts.unit_gates import UnitGates
@@ -30,7 +30,7 @@ def stretched(s: Tensor) -> Tensor:
 
 
 @dataclass
-class BAR(Ranking):
+class BAR(Method):
     """Hard Concrete gates on the channels of the dense network, under an activation budget that tightens.
 
     Paper 004, section 3.3: gate z = clip(1.2 s - 0.1, 0, 1), with s = sigmoid((log u - log(1 - u) + alpha) / 0.667)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores, first_images
+from orchestrator.methods.base import Method, PruneTask, Scores, first_images
 from orchestrator.methods.learned.dcp.extra_losses import ExtraLosses
 from orchestrator.methods.learned.dcp.layer_losses import layer_losses
 from orchestrator.methods.learned.dcp.readers import Readers
@@ -23,7 +23,7 @@ _MOMENTUM, _DECAY = 0.9, 1e-4
 
 
 @dataclass
-class DCP(Ranking):
+class DCP(Method):
     """Channels are added one by one to an empty layer, the one first on which the loss depends most.
 
     Comparators, section 2: the dense network is trained on with extra losses L_S (batch-norm, ReLU, mean, linear

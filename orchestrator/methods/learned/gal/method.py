@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores
+from orchestrator.methods.base import Method, PruneTask, Scores
 from orchestrator.methods.learned.gal.fista import fista, momenta
 from orchestrator.methods.parts.unit_gates import UnitGates
 from orchestrator.plugins import Count, NonNegative, Positive
@@ -46,7 +46,7 @@ def _verdict(scores: Tensor, truth: float) -> Tensor:
 
 
 @dataclass
-class GAL(Ranking):
+class GAL(Method):
     """Gates on the channels are learned without labels: the gated network has to fool a discriminator of logits.
 
     Comparators, section 1: student and teacher start from the dense network; the student's loss is

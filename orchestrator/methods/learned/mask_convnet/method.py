@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores
+from orchestrator.methods.base import Method, PruneTask, Scores
 from orchestrator.methods.learned.mask_convnet.controller import Controller
 from orchestrator.methods.parts.unit_gates import UnitGates
 from orchestrator.plugins import Count, NonNegative, OpenShare, Share
@@ -40,7 +40,7 @@ def second_term(v: Tensor, kind: str, *, met: bool) -> Tensor:
 
 
 @dataclass
-class MaskConvNet(Ranking):
+class MaskConvNet(Method):
     """Trained from scratch with hard sigmoid masks on the channels, pushed down for as long as the budget is not met.
 
     Paper 004, section 2.1: mask m = clip(0.2 v + 0.5, 0, 1) behind batch-norm; loss = task + lambda_m L_m +

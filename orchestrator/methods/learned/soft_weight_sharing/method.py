@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores, prunable_weights
+from orchestrator.methods.base import Method, PruneTask, Scores, prunable_weights
 from orchestrator.methods.learned.soft_weight_sharing.mixture import Mixture, merge
 from orchestrator.plugins import Count, NonNegative, OpenShare, Positive
 from orchestrator.spec.errors import PrunesweepError
@@ -26,7 +26,7 @@ class NothingLeft(PrunesweepError, ValueError):
 
 
 @dataclass
-class SoftWeightSharing(Ranking):
+class SoftWeightSharing(Method):
     """A learned mixture of Gaussians pulls all weights to a few values, most of them to zero.
 
     Comparators, section 5.1: added to the mean loss is tau / N (C + hyper-priors), with C = -sum_i log sum_j pi_j

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores
+from orchestrator.methods.base import Method, PruneTask, Scores
 from orchestrator.methods.learned.sparse_vd.noisy_layer import NoisyLayer, divergence
 from orchestrator.plugins import Count, Positive, Share
 from orchestrator.surgery.selection import Scope
@@ -16,7 +16,7 @@ from orchestrator.training.loop import Batch
 
 
 @dataclass
-class SparseVariationalDropout(Ranking):
+class SparseVariationalDropout(Method):
     """Every weight learns its own dropout rate from noise in training; weights that are mostly noise go.
 
     Comparators, section 4.1: q(w) = N(theta, sigma^2), log alpha = log sigma^2 - log theta^2, clipped to [-8, 8]. In

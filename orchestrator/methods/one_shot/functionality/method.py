@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores
+from orchestrator.methods.base import Method, PruneTask, Scores
 from orchestrator.methods.one_shot.functionality.activation_maximisation import (
     centroids,
     cluster,
@@ -27,7 +27,7 @@ _LABELS, _CONTRIBUTION = "clusters/", "contribution/"
 
 
 @dataclass
-class Functionality(Ranking):
+class Functionality(Method):
     """Filters that look for the same thing are redundant: of each such cluster the least contributing go first.
 
     Paper 000, sections 1.1 to 1.3. The pattern that a filter answers to most is found by activation maximisation; the
@@ -78,10 +78,7 @@ class Functionality(Ranking):
             found[_CONTRIBUTION + group.name] = contribution
         return found
 
-    def select_from(self, scores: Scores, task: PruneTask) -> Selection:
-        selection = super().select_from(scores, task)
-        if task.target.sparsity is None and task.target.kept is None:
-            return selection
+    def reselect(self, selection: Selection, scores: Scores) -> Selection:
         assert isinstance(selection, ChannelSelection)
         kept = {}
         for name, units in selection.kept.items():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from orchestrator.methods.base import PruneTask, Ranking, Scores
+from orchestrator.methods.base import Method, PruneTask, Scores
 from orchestrator.methods.one_shot.pfp.input_sensitivity import Sensitivities
 from orchestrator.methods.one_shot.pfp.sensitivity_bounds import descending, errors_kept_to, sample_size
 from orchestrator.plugins import Positive
@@ -21,7 +21,7 @@ from orchestrator.surgery.selection import Scope
 
 
 @dataclass
-class PFP(Ranking):
+class PFP(Method):
     """Channels that no filter of the next layer ever leans on go first, shared among layers by one bound on the error.
 
     Comparators, section 3 (Liebenwein et al., ICLR 2020): the sensitivity s_j of a layer's input channel is the largest

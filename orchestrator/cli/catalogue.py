@@ -8,7 +8,7 @@ from orchestrator.data import DATA
 from orchestrator.methods import METHODS
 from orchestrator.metrics.table import EXTRA_METRICS, extra_metric
 from orchestrator.models import MODELS
-from orchestrator.plugins import Description, Registry
+from orchestrator.plugins import Description, Registry, UnknownName
 from orchestrator.retrain import SCHEDULES
 from orchestrator.spec.metric import METRICS
 from orchestrator.spec.stopper import STOPPERS
@@ -46,7 +46,15 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
     if kind == "papers":
         return [{"name": name, "what": text, "methods": _from_paper(name)} for name, text in _PAPERS.items()]
     registry = _REGISTRIES[kind]
-    return [_entry(kind, registry.describe(name)) for name in registry.names()]
+    return [_entry(kind, _describe(registry, name)) for name in registry.names()]
+
+
+def _describe(registry: Registry, name: str) -> Description:
+    """Return the description of a plug-in, or of what is wrong with it: a broken one must not hide the others."""
+    try:
+        return registry.describe(name)
+    except UnknownName as problem:
+        return Description(name, registry.target(name), str(problem), ())
 
 
 def _search(name: str) -> dict[str, Any]:
@@ -75,7 +83,7 @@ def _stopper(name: str) -> dict[str, Any]:
 
 
 def _from_paper(paper: str) -> str:
-    described = (METHODS.describe(name) for name in METHODS.names())
+    described = (_describe(METHODS, name) for name in METHODS.names())
     return ", ".join(d.name for d in described if d.attributes.get("paper", "").startswith(paper))
 
 
@@ -89,7 +97,9 @@ def _entry(kind: str, described: Description) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": described.name, "what": described.summary}
     if kind == "methods":
         attributes = described.attributes
-        entry["family"] = described.target.split(":")[0].split(".")[-2]
+        package, *folders = described.target.partition(":")[0].split(".")
+        # orchestrator.methods.<family>.<file>; of others, the package that they come from
+        entry["family"] = folders[1] if package == "orchestrator" else package
         entry["removes"] = ", ".join(attributes.get("granularities", ()))
         entry["paper"] = attributes.get("paper", "")
     entry["parameters"] = {p.name: _default(p.annotation, p.default) for p in described.parameters}

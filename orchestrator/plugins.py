@@ -6,7 +6,6 @@ import ast
 import importlib
 import importlib.machinery
 import importlib.util
-import inspect
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -126,8 +125,9 @@ class Registry:
             base = _imported(self.base)
             if not isinstance(plugin, type) or not issubclass(plugin, base):
                 raise self._unusable(name, f"does not inherit {self.base}")
-            if inspect.isabstract(plugin):
-                raise self._unusable(name, f"does not implement {', '.join(sorted(plugin.__abstractmethods__))}")
+            missing = getattr(plugin, "__abstractmethods__", frozenset())
+            if missing:
+                raise self._unusable(name, f"does not implement {', '.join(sorted(missing))}")
         return plugin
 
     def describe(self, name: str) -> Description:

@@ -17,7 +17,7 @@ def comparison(text: str) -> tuple[str, float]:
 
 
 def violation(text: str, value: float) -> float:
-    """Return the excess of a value over a constraint's bound, as a share of it (of 1 where it is 0); above 0: broken."""
+    """Return the excess of a value over its bound as a share of the bound (of 1 where that is 0); above 0: broken."""
     sign, bound = comparison(text)
     excess = (value - bound if sign[0] == "<" else bound - value) / (abs(bound) or 1.0)
     return math.ulp(1.0) if excess == 0 and len(sign) == 1 else excess

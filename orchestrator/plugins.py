@@ -125,7 +125,7 @@ class Registry:
             base = _imported(self.base)
             if not isinstance(plugin, type) or not issubclass(plugin, base):
                 raise self._unusable(name, f"does not inherit {self.base}")
-            missing = getattr(plugin, "__abstractmethods__", frozenset())
+            missing: frozenset[str] = getattr(plugin, "__abstractmethods__", frozenset())
             if missing:
                 raise self._unusable(name, f"does not implement {', '.join(sorted(missing))}")
         return plugin

@@ -66,10 +66,11 @@ def specs(trials: int) -> list[Any]:
 
 
 def short_trial(spec: Any, out: Path) -> dict[str, float]:
+    from orchestrator.storage.store import Store
     from orchestrator.storage.workspace import Workspace
     from orchestrator.trial.run import run_trial
 
-    result = run_trial(spec, Workspace(out, "overhead"))
+    result = run_trial(spec, Workspace(Store(out), "overhead"))
     assert result.status == "done", result.error
     return dict(result.metrics)
 

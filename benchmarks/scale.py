@@ -29,6 +29,7 @@ from pathlib import Path
 from orchestrator.records.records import Latency, write_latency, write_result
 from orchestrator.spec.result import EpochRow, LayerRow, TrialResult
 from orchestrator.spec.search_space import SearchSpace
+from orchestrator.storage.store import Store
 from orchestrator.sweep.planning import PlannedTrial, plan
 
 SPACE = """
@@ -155,13 +156,14 @@ def write_record(folder: Path, trial: PlannedTrial, number: int, dice: random.Ra
         commit="0" * 40,
         versions={"torch": version("torch")},
     )
-    write_result(folder, result)
+    write_result(Store(folder), folder, result)
     if not diverged:
         (folder / "cut.json").write_text("{}")
         (folder / "model.safetensors").touch()
         latency = 5 * (1 - 0.6 * share)
         measured = started + timedelta(days=9)
         write_latency(
+            Store(folder),
             folder,
             Latency(
                 latency_ms=latency,

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from orchestrator.spec.trial import Baseline, Choice, Retrain, Target, TrialSpec
+from orchestrator.storage.store import Store
 from orchestrator.storage.workspace import Workspace
 from orchestrator.training.loop import accuracy
 from orchestrator.trial.context import Context
@@ -41,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         out = options.out or Path(scratch)
-        workspace = Workspace(out, "scores_sanity", threads=1, data_cache=out / "data")
+        workspace = Workspace(Store(out), "scores_sanity", threads=1, data_cache=out / "data")
         print(f"| method | {' | '.join(f'{s:.0%} removed' for s in options.sparsities)} |", flush=True)
         print("|---" * (len(options.sparsities) + 1) + "|")
         for method in options.methods:

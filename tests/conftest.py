@@ -68,9 +68,8 @@ def bucket_uri(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def bucket(bucket_uri: str) -> "Bucket":
     """The bucket at `bucket_uri`."""
-    from orchestrator.storage.bucket import bucket_of
-    from orchestrator.storage.uri import store_folder
+    from orchestrator.storage.store import Store
 
-    opened = bucket_of(store_folder(bucket_uri))
-    assert opened is not None
-    return opened
+    bucket = Store.open(bucket_uri).bucket
+    assert bucket is not None
+    return bucket

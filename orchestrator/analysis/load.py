@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestrator.records.bucket_sync import refresh
-from orchestrator.records.parquet import load_results as _table
+from orchestrator.records.parquet import load_table
+from orchestrator.storage.store import Store
 from orchestrator.storage.uri import is_uri, store_folder
 
 
@@ -18,6 +18,6 @@ def load_results(sweep: str | Path) -> list[dict[str, Any]]:
     """
     folder = store_folder(sweep)
     if is_uri(sweep):
-        refresh(folder)
-    rows: list[dict[str, Any]] = _table(folder).to_pylist()
+        Store.open(sweep).refresh(folder)
+    rows: list[dict[str, Any]] = load_table(folder).to_pylist()
     return rows

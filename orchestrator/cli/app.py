@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -14,7 +15,8 @@ from rich.console import Console
 from orchestrator.spec.errors import SpecError, StoreAway, nearest, out_of_space
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.search_space import parse_yaml
-from orchestrator.storage.uri import address_of, store_folder
+from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import SweepPaths
 
 app = typer.Typer(
     help="Sweeps over network pruning methods, sparsities and retraining schedules.",
@@ -29,13 +31,15 @@ ERR = Console(stderr=True, highlight=False)
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The search space.")]
 
 
-def _store(out: str) -> Path:
+def _store(out: str) -> Store:
     with errors():
-        return store_folder(out)
+        return Store.open(out)
 
 
-Store = Annotated[
-    Path,
+RUNS: Any = "runs"
+"""Default of `StoreOption`, which typer parses like the text that a user gives."""
+StoreOption = Annotated[
+    Store,
     typer.Option("--out", metavar="STORE", parser=_store, help="Store of the sweeps: a folder, s3://... or gs://..."),
 ]
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep's name, or its folder.")]
@@ -46,18 +50,22 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print only JSON to standard output.")]
 
 
-def find_sweep(sweep: str, out: Path) -> Path:
-    """Return the folder of a sweep given by name or by path; exit with a message if there is none."""
-    from orchestrator.records.bucket_sync import refresh_all, sweeps_of
+def find_sweep(sweep: str, out: Store) -> tuple[Store, Path]:
+    """Return the store and the folder of a sweep given by name, folder or URI; exit with a message if there is none."""
+    from orchestrator.records.bucket_sync import refresh_with_warm_starts
 
     # Only a plain name is looked up in the store, so that a name such as ../../elsewhere cannot lead out of it.
     plain = Path(sweep).name == sweep != ".."
     with errors():
-        named = out / sweep if plain and not (Path(sweep) / "searchspace.yaml").exists() else store_folder(sweep)
-        refresh_all(named)
-        if not (named / "searchspace.yaml").exists():
-            fail(f"no sweep {sweep!r} under {address_of(out)}{nearest(sweep, sweeps_of(out))}")
-    return named
+        if plain and not SweepPaths(Path(sweep)).searchspace.exists():
+            store, folder = out, out.folder / sweep
+        else:
+            opened = Store.open(sweep)
+            store, folder = replace(opened, folder=opened.folder.resolve().parent), opened.folder
+        refresh_with_warm_starts(store, folder)
+        if not SweepPaths(folder).searchspace.exists():
+            fail(f"no sweep {sweep!r} under {out.address}{nearest(sweep, out.list_sweeps())}")
+    return store, folder
 
 
 def parse_overrides(texts: list[str] | None) -> dict[str, Any]:

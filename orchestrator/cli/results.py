@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,8 +13,9 @@ from rich.text import Text
 from orchestrator.cli.app import (
     ERR,
     OUT,
+    RUNS,
     AsJson,
-    Store,
+    StoreOption,
     SweepName,
     app,
     cell,
@@ -23,8 +23,8 @@ from orchestrator.cli.app import (
     fail,
     find_sweep,
 )
-from orchestrator.records.bucket_sync import refresh_trial
 from orchestrator.spec.errors import nearest
+from orchestrator.storage.sweep_paths import SweepPaths
 
 
 @app.command()
@@ -32,7 +32,7 @@ def compare(
     sweep: SweepName,
     paper: Annotated[str, typer.Option(help="Id of the paper, e.g. 004.")],
     table: Annotated[int, typer.Option(help="Number of its table.")],
-    out: Store = Path("runs"),
+    out: StoreOption = RUNS,
     as_json: AsJson = False,
 ) -> None:
     """Compare a sweep's results with a published table, row by row."""
@@ -41,7 +41,7 @@ def compare(
     from orchestrator.analysis.papers import NoSuchTable
     from orchestrator.analysis.papers import table as published_table
 
-    folder = find_sweep(sweep, out)
+    _, folder = find_sweep(sweep, out)
     with errors():
         try:
             rows = comparison.compare(load_results(folder), paper, table)
@@ -70,16 +70,17 @@ def compare(
 @app.command()
 def report(
     sweep: SweepName,
-    out: Store = Path("runs"),
+    out: StoreOption = RUNS,
     others: Annotated[list[str] | None, typer.Option("--compare", help="Another sweep (repeatable).")] = None,
 ) -> None:
     """Write one self-contained page with the answer, figures and tables: report/index.html in the sweep's folder."""
     from orchestrator.records.mlflow.view import MlflowFailure, log_report
     from orchestrator.report.document import write_report
 
-    folder = find_sweep(sweep, out).resolve()
+    store, folder = find_sweep(sweep, out)
+    folder = folder.resolve()
     with errors():
-        page = write_report(folder, [find_sweep(other, out) for other in others or []])
+        page = write_report(store, folder, [find_sweep(other, out) for other in others or []])
     try:
         log_report(folder.parent, folder.name, page)
     except MlflowFailure as failure:
@@ -92,19 +93,19 @@ def export(
     sweep: SweepName,
     trial: Annotated[str, typer.Argument(metavar="TRIAL", help="The trial's id.")],
     form: Annotated[str, typer.Option("--format", metavar="onnx|pt2", help="ONNX, or a torch.export program.")],
-    out: Store = Path("runs"),
+    out: StoreOption = RUNS,
 ) -> None:
     """Write a pruned network as one file, checked against the outputs of the network in PyTorch."""
     from orchestrator.records.records import DamagedRecord, read_result, recorded_ids
 
-    folder = find_sweep(sweep, out)
+    store, folder = find_sweep(sweep, out)
     with errors():
         if trial not in (known := recorded_ids(folder)):
             fail(f"no finished trial {trial!r} in {folder}{nearest(trial, known)}")
-        trial_folder = folder / "trials" / trial
-        refresh_trial(trial_folder)
+        paths = SweepPaths(folder).trial(trial)
+        store.download(paths.folder)
         try:
-            result = read_result(trial_folder / "result.json")
+            result = read_result(paths.result)
         except DamagedRecord as error:
             fail(str(error))
         if result.status != "done":
@@ -112,7 +113,7 @@ def export(
         from orchestrator.trial.exporting import ExportError, export_trial
 
         try:
-            exported = export_trial(trial_folder, result.spec.data, form)
+            exported = export_trial(paths.folder, result.spec.data, form)
         except ExportError as error:
             fail(str(error))
     OUT.print(str(exported.path), soft_wrap=True, markup=False)
@@ -124,17 +125,16 @@ def export(
 
 
 @app.command()
-def register(sweep: SweepName, out: Store = Path("runs")) -> None:
+def register(sweep: SweepName, out: StoreOption = RUNS) -> None:
     """Register the networks on the Pareto front in MLflow's model registry. Exit 1: some cannot be exported."""
     from orchestrator.records.mlflow.view import MlflowFailure
     from orchestrator.records.parquet import NoSuchSweep
     from orchestrator.records.records import DamagedRecord
     from orchestrator.sweep.registration import register as register_front
 
-    folder = find_sweep(sweep, out)
     with errors():
         try:
-            registration = register_front(folder)
+            registration = register_front(*find_sweep(sweep, out))
         except (DamagedRecord, NoSuchSweep) as error:
             fail(str(error))
         except MlflowFailure as failure:

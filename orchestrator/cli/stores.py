@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,8 +14,9 @@ from rich.text import Text
 from orchestrator.cli.app import (
     ERR,
     OUT,
+    RUNS,
     AsJson,
-    Store,
+    StoreOption,
     SweepName,
     app,
     cell,
@@ -25,19 +25,18 @@ from orchestrator.cli.app import (
     find_sweep,
 )
 from orchestrator.spec.errors import nearest
-from orchestrator.storage.uri import uri_of
 
 
 @app.command()
-def sync(sweep: SweepName, out: Store = Path("runs")) -> None:
+def sync(sweep: SweepName, out: StoreOption = RUNS) -> None:
     """Rebuild MLflow and Parquet from the records, e.g. after MLflow was unreachable. Exit 1: it still is."""
-    from orchestrator.storage.driver_lock import DriverAtWork
+    from orchestrator.storage.driver_lock import SweepLocked
     from orchestrator.sweep.maintenance.rebuild_views import sync as rebuild_views
 
     with errors():
         try:
-            views = rebuild_views(find_sweep(sweep, out))
-        except DriverAtWork as busy:
+            views = rebuild_views(*find_sweep(sweep, out))
+        except SweepLocked as busy:
             fail(str(busy))
     for warning in views.warnings:
         ERR.print(f"warning: {warning}", markup=False, soft_wrap=True)
@@ -49,37 +48,37 @@ def sync(sweep: SweepName, out: Store = Path("runs")) -> None:
 
 @app.command()
 def gc(
-    out: Store = Path("runs"),
+    out: StoreOption = RUNS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed; remove nothing.")] = False,
 ) -> None:
     """Remove stage outputs that no sweep of the store needs, and leftovers of killed processes."""
     from orchestrator.sweep.maintenance.garbage import clean, told
 
-    if uri_of(out) is None and not out.is_dir():
-        fail(f"no store at {str(out)!r}")
+    if out.bucket is None and not out.folder.is_dir():
+        fail(f"no store at {out.address!r}")
     with errors():
         removed = clean(out, dry_run=dry_run)
-    for line in told(removed, dry_run=dry_run):
+    for line in told(out, removed, dry_run=dry_run):
         OUT.print(line, soft_wrap=True, markup=False)
 
 
 @app.command()
 def ui(
-    out: Store = Path("runs"),
+    out: StoreOption = RUNS,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
     """Start MLflow's user interface on the store."""
     from orchestrator.records.mlflow.view import tracking_uri
 
-    if not os.environ.get("MLFLOW_TRACKING_URI") and not (out / "mlflow.db").exists():
-        if uri_of(out) is not None:
-            fail(f"no MLflow database on this machine: prunesweep sync SWEEP --out {uri_of(out)} makes it from records")
-        fail(f"{out / 'mlflow.db'} is not there: run a sweep first, or name its store with --out")
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (out.folder / "mlflow.db").exists():
+        if out.bucket is not None:
+            fail(f"no MLflow database on this machine: prunesweep sync SWEEP --out {out.address} makes it from records")
+        fail(f"{out.folder / 'mlflow.db'} is not there: run a sweep first, or name its store with --out")
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
     # exec replaces this process, so that signals and the exit code are the server's own. The URI goes into the
     # environment, because it may contain the database's password and every user can read a command line.
-    os.execve(sys.executable, command, os.environ | {"MLFLOW_BACKEND_STORE_URI": tracking_uri(out)})
+    os.execve(sys.executable, command, os.environ | {"MLFLOW_BACKEND_STORE_URI": tracking_uri(out.folder)})
 
 
 @app.command("list")

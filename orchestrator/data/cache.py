@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +14,7 @@ import pyarrow
 from numpy.typing import NDArray
 
 from orchestrator.data.source import DataError, Source
+from orchestrator.storage.locks import acquire_lock
 
 FORMAT = 1
 """Version of the files' layout, part of every folder's name: raise it when the layout changes."""
@@ -48,7 +46,7 @@ def open_cached(source: Source, key: str, folder: Path) -> Decoded:
     if decoded is not None:
         return decoded
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(target.with_name(target.name + ".lock")):
+    with acquire_lock(target.with_name(target.name + ".lock")):
         decoded = _open(target, source)  # another process may have built it meanwhile
         if decoded is None:
             _build(source, target)
@@ -56,14 +54,6 @@ def open_cached(source: Source, key: str, folder: Path) -> Decoded:
     if decoded is None:
         raise DataError(f"decoded images in {str(target)!r} cannot be read back")
     return decoded
-
-
-@contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold an exclusive lock on ``file``; the kernel releases it when the holder dies."""
-    with file.open("w") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
 
 
 def _open(folder: Path, source: Source) -> Decoded | None:

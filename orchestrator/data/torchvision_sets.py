@@ -11,10 +11,10 @@ from urllib.error import URLError
 
 import numpy as np
 
-from orchestrator.data.cache import locked
 from orchestrator.data.decoding import decode_files
 from orchestrator.data.source import DataError, Example, Source, UnreadableData, default_augment
 from orchestrator.plugins import Count
+from orchestrator.storage.locks import acquire_lock
 
 _CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 _IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -102,7 +102,7 @@ def _source(
             folder.mkdir(parents=True, exist_ok=True)
         try:
             # Concurrent workers must not download into the same files.
-            with locked(folder / f".{name}.lock") if download else nullcontext():
+            with acquire_lock(folder / f".{name}.lock") if download else nullcontext():
                 return dataset_class(str(folder), train=train, download=download)
         except URLError as error:
             raise UnreadableData(f"{name} cannot be downloaded to {str(folder)!r}: {error.reason}") from error

@@ -1,10 +1,9 @@
-"""What a sweep leaves behind: records of truth, and the views made from them."""
+"""The records of truth of a sweep, and the views made from them."""
 
 from orchestrator.records.records import (
     DamagedRecord,
     Latency,
     forget,
-    read_latencies,
     read_latency,
     read_result,
     read_results,
@@ -17,7 +16,6 @@ __all__ = [
     "DamagedRecord",
     "Latency",
     "forget",
-    "read_latencies",
     "read_latency",
     "read_result",
     "read_results",

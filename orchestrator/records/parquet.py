@@ -19,7 +19,8 @@ from orchestrator.spec.redacting import redacted_values
 from orchestrator.spec.result import EpochRow, LayerRow, TrialResult
 from orchestrator.spec.stages import STAGE_NAMES
 from orchestrator.spec.trial import flatten
-from orchestrator.storage.atomic import replacing
+from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import SweepPaths
 
 VIEWS_VERSION = "1"
 """Raised when the columns change, so that views written before are made anew."""
@@ -64,8 +65,8 @@ class NoSuchSweep(PrunesweepError, ValueError):
     """A folder that holds neither records nor views."""
 
 
-def write_views(sweep_folder: Path) -> int:
-    """Write ``parquet/{trials,epochs,layers}.parquet`` from the records; returns the number of trials.
+def write_views(store: Store, sweep_folder: Path) -> int:
+    """Write ``parquet/{trials,epochs,layers}.parquet`` from the records; return the number of trials.
 
     Each file is replaced whole; nothing is read or written where the views show these very records already. Rows are in
     the order of trial ids, so that equal records give equal views. ``trials.parquet`` is written last and carries the
@@ -76,13 +77,13 @@ def write_views(sweep_folder: Path) -> int:
     """
     # Taken before reading: a record that arrives meanwhile only makes the next call write again.
     fingerprint = _fingerprint(sweep_folder)
-    folder = sweep_folder / "parquet"
-    if _is_current(folder, fingerprint):
-        return int(pq.read_metadata(folder / "trials.parquet").num_rows)
+    paths = SweepPaths(sweep_folder)
+    if _is_current(paths, fingerprint):
+        return int(pq.read_metadata(paths.view("trials")).num_rows)
     rows: list[dict[str, Any]] = []
     with (
-        replacing(folder / "epochs.parquet") as epochs_path,
-        replacing(folder / "layers.parquet") as layers_path,
+        store.replacing(paths.view("epochs")) as epochs_path,
+        store.replacing(paths.view("layers")) as layers_path,
         _Rows(epochs_path, _EPOCHS) as epochs,
         _Rows(layers_path, _LAYERS) as layers,
     ):
@@ -91,24 +92,25 @@ def write_views(sweep_folder: Path) -> int:
             layers.add(result.trial_id, result.layers)
             rows.append(_row(sweep_folder, result))
     table = _trials_table(rows).replace_schema_metadata({_FINGERPRINT: fingerprint})
-    with replacing(folder / "trials.parquet") as path:
+    with store.replacing(paths.view("trials")) as path:
         pq.write_table(table, path)
     return len(rows)
 
 
-def load_results(sweep_folder: Path) -> pa.Table:
-    """One row a trial, columns as in ``trials.parquet``: read from it where it is current, else from the records.
+def load_table(sweep_folder: Path) -> pa.Table:
+    """Return one row a trial, columns as in ``trials.parquet``, from that file where it is current, else from records.
 
     Raises:
         NoSuchSweep: there are neither records nor views.
     """
-    view = sweep_folder / "parquet" / "trials.parquet"
-    has_records = (sweep_folder / "trials").is_dir()
+    paths = SweepPaths(sweep_folder)
+    view = paths.view("trials")
+    has_records = paths.trials.is_dir()
     if not has_records and not view.exists():
-        if not (sweep_folder / "searchspace.yaml").exists():
+        if not paths.searchspace.exists():
             raise NoSuchSweep(f"{sweep_folder}: no sweep here (neither trials/ nor parquet/trials.parquet)")
         return _trials_table([])
-    if not has_records or _is_current(view.parent, _fingerprint(sweep_folder)):
+    if not has_records or _is_current(paths, _fingerprint(sweep_folder)):
         # ParquetFile and not read_table: the latter takes a parent folder named key=value for a partition column.
         with pq.ParquetFile(view) as file:
             return file.read()
@@ -146,7 +148,7 @@ class _Rows:
 
 def _row(sweep_folder: Path, result: TrialResult) -> dict[str, Any]:
     """One row of ``trials.parquet``. A varied parameter never hides the fixed column of the same name."""
-    latency = read_latency(sweep_folder / "trials" / result.trial_id)
+    latency = read_latency(SweepPaths(sweep_folder).trial(result.trial_id).folder)
     fixed = {"sweep": sweep_folder.absolute().name} | result.row() | _latency_columns(latency)
     # An axis of whole plug-ins ({name: clr, high: 1}) varies each of its parameters.
     point = {path: value for path, value in flatten(result.point).items() if path not in _FIXED and path not in fixed}
@@ -212,11 +214,11 @@ def _fingerprint(sweep_folder: Path) -> bytes:
     return digest.hexdigest().encode()
 
 
-def _is_current(folder: Path, fingerprint: bytes) -> bool:
-    if not all((folder / f"{name}.parquet").exists() for name in ("epochs", "layers", "trials")):
+def _is_current(paths: SweepPaths, fingerprint: bytes) -> bool:
+    if not all(paths.view(name).exists() for name in ("epochs", "layers", "trials")):
         return False
     try:
-        metadata = pq.read_schema(folder / "trials.parquet").metadata or {}
+        metadata = pq.read_schema(paths.view("trials")).metadata or {}
     except (OSError, pa.ArrowInvalid):
         return False
     return bool(metadata.get(_FINGERPRINT) == fingerprint)

@@ -1,32 +1,32 @@
-"""Stamps of records: what tells a view that it shows a record already, without the record being opened."""
+"""Fingerprints of records, by which a view knows that it shows a record already; no record is opened."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from orchestrator.records.records import LATENCY, RESULT, recorded_ids
+from orchestrator.records.records import recorded_ids
+from orchestrator.storage.sweep_paths import SweepPaths, TrialPaths
 
 
 def record_fingerprints(sweep_folder: Path) -> dict[str, str]:
-    """Trial id -> stamp, for every recorded trial of a sweep, in the order of trial ids."""
-    return {
-        trial_id: record_fingerprint(sweep_folder / "trials" / trial_id)
-        for trial_id in sorted(recorded_ids(sweep_folder))
-    }
+    """Return the fingerprint of every recorded trial of a sweep, by trial id, in the order of trial ids."""
+    trials = SweepPaths(sweep_folder).trials
+    return {trial_id: record_fingerprint(trials / trial_id) for trial_id in sorted(recorded_ids(sweep_folder))}
 
 
 def record_fingerprint(folder: Path) -> str:
-    """Changes whenever the record in a trial's folder, or its latency, comes, goes or is replaced; opens neither.
+    """Return a text that changes whenever a trial's record, or its latency, is created, deleted or replaced.
 
-    Times and sizes alone, so that a store that was copied with its times is not shown anew.
+    Made of times and sizes alone, so that a store that was copied with its times keeps its fingerprints.
     """
-    return f"{_file(folder, RESULT)} {_file(folder, LATENCY)}"
+    paths = TrialPaths(folder)
+    return f"{_fingerprint(paths.result)} {_fingerprint(paths.latency)}"
 
 
-def _file(folder: Path, name: str) -> str:
+def _fingerprint(path: Path) -> str:
     try:
-        found = os.stat(os.path.join(folder, name))
+        stat = os.stat(path)
     except FileNotFoundError:
         return "-"
-    return f"{found.st_mtime_ns}:{found.st_size}"
+    return f"{stat.st_mtime_ns}:{stat.st_size}"

@@ -1,5 +1,7 @@
 """The records of truth: one ``result.json`` a trial, written once, and beside it the latency measured later.
 
+Functions that write take the store and a trial's folder; functions that read take folders, or a file's path, alone.
+
 A float that is not finite (the loss of a diverged trial) is written as the string ``"NaN"``, ``"Infinity"`` or
 ``"-Infinity"``, so that the files are JSON to every reader, and comes back as the float it was.
 """
@@ -17,9 +19,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.spec.errors import PrunesweepError
-from orchestrator.spec.result import Status, TrialResult
-from orchestrator.storage.atomic import replacing, write_once
-from orchestrator.storage.bucket import bucket_of
+from orchestrator.spec.result import FAILED_STATUSES, Status, TrialResult
+from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import SweepPaths, TrialPaths
 
 RESULT = "result.json"
 LATENCY = "latency.json"
@@ -29,18 +31,18 @@ Record = TypeVar("Record", bound=BaseModel)
 
 
 class DamagedRecord(PrunesweepError, ValueError):
-    """A record that cannot be read; the message names the file."""
+    """A record cannot be read; the message names the file."""
 
 
 class FinishedTrial(PrunesweepError, ValueError):
-    """An attempt to forget a trial that did not fail."""
+    """A trial that did not fail was to be forgotten."""
 
 
 class Latency(BaseModel):
-    """How long one forward pass takes, measured alone on the device: medians and spreads in milliseconds.
+    """Latency of one forward pass, alone on the device: medians and standard deviations in milliseconds.
 
-    It belongs to a machine rather than to the trial, and is measured after it: a record of its own. The dense network's
-    figures and the speed-up (dense / pruned) are None where nothing was measured to compare with.
+    A record of its own: it belongs to a machine rather than to the trial, and is measured later. The dense network's
+    figures and the speed-up (dense / pruned) are None where the dense network was not measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,11 +56,11 @@ class Latency(BaseModel):
     host: str = ""
     batch_size: int = Field(default=1, ge=1)
     measured: str = ""
-    """When: ISO 8601 with a time zone."""
+    """Time of the measurement: ISO 8601 with a time zone."""
 
 
 class Ending(BaseModel):
-    """How a trial ended: the part of its record from which a sweep's progress is told."""
+    """The part of a record that tells how the trial ended: all that the progress of a sweep needs."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -71,16 +73,16 @@ class Ending(BaseModel):
     ended: str = ""
 
 
-def write_result(folder: Path, result: TrialResult) -> bool:
-    """Write ``folder/result.json`` whole and once; False (and nothing written) where a record stands already."""
-    return write_once(folder / RESULT, _json(result))
+def write_result(store: Store, folder: Path, result: TrialResult) -> bool:
+    """Write the record of a trial into its folder, unless there is one; return whether this call wrote it."""
+    return store.write_once(TrialPaths(folder).result, _json(result))
 
 
 def read_result(path: Path) -> TrialResult:
-    """The record in a ``result.json``.
+    """Return the record in a ``result.json``.
 
     Raises:
-        DamagedRecord: it is not a whole, valid record, or its id could lead out of the sweep's folder.
+        DamagedRecord: not a whole, valid record, or one whose id could lead out of the sweep's folder.
         FileNotFoundError: there is none.
     """
     result = _read(path, TrialResult)
@@ -91,77 +93,64 @@ def read_result(path: Path) -> TrialResult:
 
 
 def read_results(sweep_folder: Path) -> Iterator[TrialResult]:
-    """Every record of a sweep in the order of trial ids, one at a time; raises :class:`DamagedRecord`."""
+    """Yield every record of a sweep in the order of trial ids; raise :class:`DamagedRecord`."""
     for trial_id in sorted(recorded_ids(sweep_folder)):
-        yield read_result(sweep_folder / "trials" / trial_id / RESULT)
+        yield read_result(SweepPaths(sweep_folder).trial(trial_id).result)
 
 
 def read_endings(sweep_folder: Path) -> Iterator[Ending]:
-    """How every recorded trial of a sweep ended, in the order of trial ids; raises :class:`DamagedRecord`.
+    """Yield how every recorded trial ended, in the order of trial ids; raise :class:`DamagedRecord`.
 
-    Layers, curves and analyses, nine tenths of a record, are passed over.
+    Layers, curves and analyses, nine tenths of a record, are skipped.
     """
     for trial_id in sorted(recorded_ids(sweep_folder)):
-        yield _read(sweep_folder / "trials" / trial_id / RESULT, Ending)
+        yield _read(SweepPaths(sweep_folder).trial(trial_id).result, Ending)
 
 
 def recorded_ids(sweep_folder: Path) -> set[str]:
-    """The trials that have a record, by looking at names alone."""
+    """Return the ids of the trials that have a record; no file is opened."""
     return {folder.name for folder in _trial_folders(sweep_folder) if os.path.exists(os.path.join(folder, RESULT))}
 
 
-def forget(folder: Path) -> bool:
-    """Remove the record of a failed trial, and what was measured of it, so that it can run again.
+def forget(store: Store, folder: Path) -> bool:
+    """Delete the record of a failed trial, and its latency, so that it can run again; return whether there was one.
 
-    A damaged record is forgotten too. Returns False where there is no record.
+    A damaged record counts as failed.
 
     Raises:
         FinishedTrial: the record says ``done`` or ``stopped``: there is nothing to repair.
     """
-    path = folder / RESULT
+    paths = TrialPaths(folder)
     try:
-        status = read_result(path).status
+        status = read_result(paths.result).status
     except FileNotFoundError:
         return False
     except DamagedRecord:
         status = "failed"
-    if status in ("done", "stopped"):
-        raise FinishedTrial(f"{path}: only a failed trial can be forgotten, this one is {status!r}")
-    bucket = bucket_of(folder)
-    for lost in (folder / LATENCY, path):
-        if bucket is not None:
-            bucket.remove(lost)
-        lost.unlink(missing_ok=True)
+    if status not in FAILED_STATUSES:
+        raise FinishedTrial(f"{paths.result}: only a failed trial can be forgotten, this one is {status!r}")
+    for path in (paths.latency, paths.result):
+        store.delete_marker(path)
     return True
 
 
-def write_latency(folder: Path, latency: Latency) -> None:
-    """Write ``folder/latency.json`` whole; a later measurement takes the place of an earlier one."""
-    with replacing(folder / LATENCY) as temporary:
+def write_latency(store: Store, folder: Path, latency: Latency) -> None:
+    """Write the latency of a trial into its folder, in place of an earlier measurement."""
+    with store.replacing(TrialPaths(folder).latency) as temporary:
         temporary.write_bytes(_json(latency))
 
 
 def read_latency(folder: Path) -> Latency | None:
-    """What was measured of a trial, or None; raises :class:`DamagedRecord`."""
+    """Return the latency of a trial, or None where it was not measured; raise :class:`DamagedRecord`."""
     try:
-        return _read(folder / LATENCY, Latency)
+        return _read(TrialPaths(folder).latency, Latency)
     except FileNotFoundError:
         return None
 
 
-def read_latencies(sweep_folder: Path) -> dict[str, Latency]:
-    """What was measured, by trial id."""
-    found: dict[str, Latency] = {}
-    for folder in _trial_folders(sweep_folder):
-        latency = read_latency(Path(folder.path))
-        if latency is not None:
-            found[folder.name] = latency
-    return found
-
-
 def _trial_folders(sweep_folder: Path) -> list[os.DirEntry[str]]:
     try:
-        with os.scandir(sweep_folder / "trials") as entries:
+        with os.scandir(SweepPaths(sweep_folder).trials) as entries:
             return [entry for entry in entries if entry.is_dir()]
     except FileNotFoundError:
         return []
@@ -182,7 +171,7 @@ def _json(value: BaseModel) -> bytes:
 
 
 def _spelled(value: Any) -> Any:
-    """The same with floats that JSON has no word for spelled out."""
+    """Return a value with every float that JSON cannot hold as a string."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):

@@ -6,16 +6,17 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from orchestrator.records.mlflow.view import MlflowFailure, MlflowView, ParentStatus
-from orchestrator.records.parquet import load_results, write_views
+from orchestrator.records.parquet import load_table, write_views
 from orchestrator.records.record_fingerprints import record_fingerprint
-from orchestrator.records.records import RESULT, DamagedRecord, Latency, read_latency, read_result, recorded_ids
+from orchestrator.records.records import DamagedRecord, Latency, read_latency, read_result, recorded_ids
 from orchestrator.records.sweep_summary import summary_of
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace, parse_yaml
+from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import SweepPaths
 
 _BATCH = 100
 _PARQUET_SECONDS = 5.0
@@ -34,17 +35,17 @@ class ViewWriter:
     closing a writer.
 
     Args:
-        out: the store that all sweeps share.
-        sweep: name of the sweep, a folder under ``out``.
+        store: the store that all sweeps share.
+        sweep: name of the sweep, a folder in the store.
         question: the descriptions in MLflow begin with it.
         searchspace: text of the search space, an artifact of the parent run; its objectives make the front.
     """
 
-    def __init__(self, out: Path, sweep: str, *, question: str = "", searchspace: str = "") -> None:
-        self._folder = out / sweep
+    def __init__(self, store: Store, sweep: str, *, question: str = "", searchspace: str = "") -> None:
+        self._store, self._folder = store, store.folder / sweep
         self._again = f"prunesweep sync {sweep}"
         self._searchspace = searchspace
-        self._mlflow = MlflowView(out, sweep, question=question, searchspace=searchspace)
+        self._mlflow = MlflowView(store.folder, sweep, question=question, searchspace=searchspace)
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._waiting: dict[str, None] = {}
         self._problems: dict[str, str] = {}
@@ -108,7 +109,7 @@ class ViewWriter:
     def _finish(self) -> None:
         try:
             raw = parse_yaml(self._searchspace, "searchspace.yaml") if self._searchspace else {"name": "unnamed"}
-            table = load_results(self._folder)
+            table = load_table(self._folder)
             summary = summary_of(table.to_pylist(), SearchSpace.parse(raw).objectives)
         except (ValueError, OSError):
             # A record that cannot be read: the Parquet view has said so. The sweep's run ends without a summary.
@@ -143,7 +144,9 @@ class ViewWriter:
         problem: Exception | None = None
         self._unreachable = False
         # Taken before the records are read: one that is replaced meanwhile is looked at again.
-        stamps = {trial_id: record_fingerprint(self._folder / "trials" / trial_id) for trial_id in self._waiting}
+        stamps = {
+            trial_id: record_fingerprint(SweepPaths(self._folder).trial(trial_id).folder) for trial_id in self._waiting
+        }
         left: list[str] = []
         try:
             left = self._mlflow.lacking(stamps)
@@ -175,9 +178,9 @@ class ViewWriter:
         latencies: dict[str, Latency] = {}
         unreadable: dict[str, Exception] = {}
         for trial_id in trial_ids:
-            folder = self._folder / "trials" / trial_id
+            paths = SweepPaths(self._folder).trial(trial_id)
             try:
-                result, latency = read_result(folder / RESULT), read_latency(folder)
+                result, latency = read_result(paths.result), read_latency(paths.folder)
             except FileNotFoundError:
                 continue
             except (DamagedRecord, OSError) as error:
@@ -191,7 +194,7 @@ class ViewWriter:
     def _write_parquet(self) -> None:
         began = time.monotonic()
         try:
-            write_views(self._folder)
+            write_views(self._store, self._folder)
             self._parquet_stale = False
         finally:
             now = time.monotonic()

@@ -21,6 +21,8 @@ from orchestrator.report.formatting import Names
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.trial import flatten
+from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.sweep.planning import PlannedTrial, plan
 
 Row = Mapping[str, Any]
@@ -110,7 +112,7 @@ class ReportData:
 
         Its additional column ``setting`` is the index of the trial's setting in `settings`.
         """
-        path = self.folder / "parquet" / f"{name}.parquet"
+        path = SweepPaths(self.folder).view(name)
         with pq.ParquetFile(path) as file:
             table = file.read()
         number = {row["trial_id"]: i for i, setting in enumerate(self.settings) for row in setting.rows}
@@ -125,17 +127,21 @@ def is_dense(setting: Setting) -> bool:
     return setting.point.get("target.sparsity") == 0
 
 
-def load_report_data(folder: Path) -> ReportData:
+def load_report_data(store: Store, folder: Path) -> ReportData:
     """Return everything recorded of a sweep, after updating its Parquet views.
+
+    Args:
+        store: the store.
+        folder: the sweep's folder in it.
 
     Raises:
         Unreportable: no trial has ended, or a record cannot be read.
         SpecError: the ``searchspace.yaml`` in the folder is invalid.
     """
-    space = SearchSpace.load(folder / "searchspace.yaml")
+    space = SearchSpace.load(SweepPaths(folder).searchspace)
     try:
-        if (folder / "trials").is_dir():
-            write_views(folder)
+        if SweepPaths(folder).trials.is_dir():
+            write_views(store, folder)
         rows: list[Row] = list(load_results(folder))
     except DamagedRecord as error:
         raise Unreportable("", str(error)) from None

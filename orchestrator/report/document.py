@@ -28,7 +28,8 @@ from orchestrator.report.importances import ReportImportances, estimate_importan
 from orchestrator.report.svg import draw
 from orchestrator.report.table_formats import Table
 from orchestrator.spec.redacting import redacted
-from orchestrator.storage.atomic import replacing
+from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import SweepPaths
 
 MOST_ROWS = 300
 """Number of rows of a table that the page shows; the table's files have all."""
@@ -48,30 +49,31 @@ class Section:
     text: str = ""
 
 
-def write_report(folder: Path, others: Sequence[Path] = ()) -> Path:
+def write_report(store: Store, folder: Path, others: Sequence[tuple[Store, Path]] = ()) -> Path:
     """Write ``report/index.html``, ``report/figures`` and ``report/tables``; return the path of the page.
 
     Args:
-        folder: the sweep's folder.
-        others: folders of sweeps to compare it with.
+        store: the store.
+        folder: the sweep's folder in it.
+        others: stores and folders of sweeps to compare it with.
 
     Raises:
         Unreportable: a sweep has no ended trial, or an unreadable record.
         SpecError: a ``searchspace.yaml`` is invalid.
     """
-    data = load_report_data(folder)
+    data = load_report_data(store, folder)
     importances = estimate_importances(data)
     conclusions = conclude(data, importances.values)
-    sections = _sections(data, conclusions, importances, [load_report_data(other) for other in others])
-    report = folder / "report"
+    sections = _sections(data, conclusions, importances, [load_report_data(*other) for other in others])
+    report = SweepPaths(folder).report
     for section in sections:
         for chart in section.charts:
-            _write_figure(report / "figures", chart)
+            _write_figure(store, report / "figures", chart)
         for table in section.tables:
-            _write(report / "tables" / f"{table.key}.csv", table_formats.as_csv(table))
-            _write(report / "tables" / f"{table.key}.md", table_formats.as_markdown(table))
-            _write(report / "tables" / f"{table.key}.tex", table_formats.as_latex(table))
-    _write(report / "index.html", page(data, conclusions, sections))
+            _write(store, report / "tables" / f"{table.key}.csv", table_formats.as_csv(table))
+            _write(store, report / "tables" / f"{table.key}.md", table_formats.as_markdown(table))
+            _write(store, report / "tables" / f"{table.key}.tex", table_formats.as_latex(table))
+    _write(store, report / "index.html", page(data, conclusions, sections))
     return report / "index.html"
 
 
@@ -103,7 +105,7 @@ def page(data: ReportData, conclusions: Conclusions, sections: Sequence[Section]
         plotly=get_plotlyjs(),
         # An unescaped "</script>" in a name would end the script element that holds the figures.
         figures=figures.replace("<", "\\u003c"),
-        searchspace=redacted((data.folder / "searchspace.yaml").read_text(encoding="utf-8")),
+        searchspace=redacted(SweepPaths(data.folder).searchspace.read_text(encoding="utf-8")),
     )
 
 
@@ -176,9 +178,9 @@ def _present(charts: Sequence[Chart | None]) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
-def _write_figure(folder: Path, chart: Chart) -> None:
+def _write_figure(store: Store, folder: Path, chart: Chart) -> None:
     path = folder / f"{chart.key}.svg"
-    _write(path, draw(chart))
+    _write(store, path, draw(chart))
     # librsvg's converter is optional: where it is installed, PNG files for slides are written too.
     converter = which("rsvg-convert")
     if converter is not None:
@@ -186,9 +188,9 @@ def _write_figure(folder: Path, chart: Chart) -> None:
         subprocess.run(command, check=False, capture_output=True)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(store: Store, path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
+    with store.replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -1,38 +1,26 @@
-"""Files that appear whole or not at all, whenever their writer is killed; of a store in a bucket, there first."""
+"""Files and folders of this machine that appear whole or not at all, whenever their writer is killed."""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.storage.bucket import Bucket, bucket_of
-
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK})
 _CLAIM_SECONDS = 10.0
-"""Between a claim and its release lies one rename; a claim that is older belongs to a dead writer."""
+"""Age at which a claim belongs to a dead writer: between a claim and its release lies one rename."""
 
 
 def write_once(path: Path, data: bytes) -> bool:
-    """Write a file unless it exists: True for the one writer whose data stand, False for every other.
-
-    In a bucket the object decides; the mirror shows what stands.
-    """
-    bucket = bucket_of(path)
-    if bucket is not None:
-        mine = bucket.create(path, data)
-        standing = data if mine else bucket.read(path)
-        if standing is not None:
-            with replacing_here(path) as temporary:
-                temporary.write_bytes(standing)
-        return mine
+    """Write a file unless it exists; return whether this call wrote it. Of several writers exactly one does."""
     if path.exists():
         return False
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     try:
         _write(temporary, data)
         try:
@@ -51,36 +39,53 @@ def write_once(path: Path, data: bytes) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; it takes the place of ``path`` when the block ends well, and vanishes otherwise."""
-    with _replacing(path, bucket_of(path)) as temporary:
-        yield temporary
-
-
-@contextmanager
-def replacing_here(path: Path) -> Iterator[Path]:
-    """The same, on this machine alone: a bucket is told nothing."""
-    with _replacing(path, None) as temporary:
-        yield temporary
-
-
-@contextmanager
-def _replacing(path: Path, bucket: Bucket | None) -> Iterator[Path]:
+    """Yield a temporary path whose file replaces `path` when the block ends without an error, else is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     try:
         yield temporary
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
-        if bucket is not None:
-            bucket.put(path, temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _temporary(path: Path) -> Path:
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty draft folder that replaces `folder` when the block ends without an error, else is removed.
+
+    Readers see the old content, none, or the new content, never a mixture. Only one process at a time may replace a
+    folder: hold a lock.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = draft_folder(folder)
+    draft.mkdir()
+    try:
+        yield draft
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.rename(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder; readers see all of its content or none."""
+    draft = draft_folder(folder)
+    os.rename(folder, draft)
+    shutil.rmtree(draft)
+
+
+def temporary_path(path: Path) -> Path:
+    """Return a hidden name beside `path` that no other writer uses."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def draft_folder(folder: Path) -> Path:
+    """Return a hidden name beside `folder` that no other writer uses; garbage collection knows it by its form."""
+    return folder.with_name(f".{folder.name.strip('.').partition('-')[0]}-{secrets.token_hex(4)}")
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -92,7 +97,10 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _rename_once(temporary: Path, path: Path) -> bool:
-    """Where hard links are not supported: an exclusive claim, then a rename, so that the file still appears whole."""
+    """Rename `temporary` to `path` unless that exists, on file systems without hard links.
+
+    An exclusive claim beside `path` keeps other writers away meanwhile.
+    """
     claim = path.with_name(f".{path.name}.claim")
     while True:
         try:

@@ -1,12 +1,12 @@
-"""The lock that the driver of a sweep holds; who must not work beside it holds it too.
+"""The lock of a sweep's driver, which whoever must not work beside a driver holds too.
 
-On one machine, and where a folder is shared, it is a lock of the file system, which falls with its holder. A store in a
-bucket has a lease besides, which all machines see.
+On one machine, and in a folder that machines share, it is a lock of the file system. A store in a bucket has a lease
+besides, which all machines see.
 """
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -14,71 +14,70 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from orchestrator.spec.errors import PrunesweepError
-from orchestrator.storage.bucket import bucket_of, lease_of
-from orchestrator.storage.lease import LeaseHeld, holder_of, leased
-from orchestrator.storage.uri import address_of
+from orchestrator.storage.lease import LeaseHeld, acquire_lease, holder_of
+from orchestrator.storage.locks import LockUnavailable, acquire_lock
+from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import SweepPaths
 
-_LOCK = ".driver"
 
-
-class DriverAtWork(PrunesweepError, ValueError):
+class SweepLocked(PrunesweepError, ValueError):
     """A driver runs the sweep; the message says where."""
 
 
 @contextmanager
-def hold_driver_lock(sweep_folder: Path) -> Iterator[Callable[[], bool]]:
-    """Be the one driver of a sweep; yields a function that says whether that was lost to another machine.
+def hold_driver_lock(store: Store, sweep_folder: Path) -> Iterator[Callable[[], bool]]:
+    """Hold the driver lock of a sweep; yield a function that tells whether another machine has taken it over.
 
     Raises:
-        DriverAtWork: there is one already.
+        SweepLocked: a driver holds it.
     """
-    with _held(sweep_folder, f"host {platform.node()}, pid {os.getpid()}") as lost:
-        yield lost
+    with _hold(store, sweep_folder, f"host {platform.node()}, pid {os.getpid()}") as is_lost:
+        yield is_lost
 
 
 @contextmanager
-def exclude_driver(sweep_folder: Path) -> Iterator[None]:
-    """Keep drivers away from a sweep; raises :class:`DriverAtWork` where one runs already."""
-    with _held(sweep_folder):
+def exclude_driver(store: Store, sweep_folder: Path) -> Iterator[None]:
+    """Hold the driver lock of a sweep without being its driver; raise :class:`SweepLocked` where one holds it."""
+    with _hold(store, sweep_folder):
         yield
 
 
-def is_driven(sweep_folder: Path) -> bool:
-    """A driver holds the sweep's lock."""
+def is_driven(store: Store, sweep_folder: Path) -> bool:
+    """Return whether a driver holds the sweep's lock."""
+    path = SweepPaths(sweep_folder).driver_lock
     try:
-        with open(sweep_folder / _LOCK, "a+", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        with acquire_lock(path, wait=False):
+            pass
+    except LockUnavailable as error:
+        return error.errno == errno.EWOULDBLOCK
     except OSError:
         return False
-    bucket = bucket_of(sweep_folder)
-    return bucket is not None and holder_of(bucket, lease_of(sweep_folder / _LOCK)) is not None
+    return store.bucket is not None and holder_of(store.bucket, path) is not None
 
 
 @contextmanager
-def _held(sweep_folder: Path, note: str | None = None) -> Iterator[Callable[[], bool]]:
+def _hold(store: Store, sweep_folder: Path, driver: str | None = None) -> Iterator[Callable[[], bool]]:
+    """Hold the lock; `driver` is what others are told of the holder."""
+    path = SweepPaths(sweep_folder).driver_lock
+    address = store.address_of(sweep_folder)
     with ExitStack() as stack:
-        lock = stack.enter_context(open(sweep_folder / _LOCK, "a+", encoding="utf-8"))
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            holder = lock.read().strip()
-            raise DriverAtWork(f"{address_of(sweep_folder)}: a driver runs this sweep ({holder})") from None
-        lost: Callable[[], bool] = _never
-        bucket = bucket_of(sweep_folder)
-        if bucket is not None:
+            lock = stack.enter_context(acquire_lock(path, wait=False))
+        except LockUnavailable:
+            holder = path.read_text(encoding="utf-8").strip()
+            raise SweepLocked(f"{address}: a driver runs this sweep ({holder})") from None
+        is_lost: Callable[[], bool] = _never
+        if store.bucket is not None:
             try:
-                lost = stack.enter_context(leased(bucket, lease_of(sweep_folder / _LOCK), wait=False))
-            except LeaseHeld as other:
-                raise DriverAtWork(f"{address_of(sweep_folder)}: a driver runs this sweep ({other})") from None
-        if note is not None:
+                is_lost = stack.enter_context(acquire_lease(store.bucket, path, wait=False))
+            except LeaseHeld as held:
+                raise SweepLocked(f"{address}: a driver runs this sweep ({held})") from None
+        if driver is not None:
             lock.seek(0)
             lock.truncate()
-            lock.write(note)
+            lock.write(driver)
             lock.flush()
-        yield lost
+        yield is_lost
 
 
 def _never() -> bool:

@@ -1,28 +1,30 @@
-"""What a bucket says of its objects, and whether a file of this machine is a copy of one as it is now."""
+"""Size, time and checksum of a bucket's objects, and whether a file of this machine is a current copy of one."""
 
 from __future__ import annotations
 
-import hashlib
 from base64 import b64decode
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from orchestrator.storage.checksums import md5_of
+
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object."""
+    """Size, time and checksum of one object."""
 
     size: int
+    """Bytes."""
     modified: float
     """Seconds since 1970, by the bucket's clock."""
     md5: str
-    """Of what it holds, in hexadecimal; empty where the bucket does not say."""
+    """MD5 of the content, in hexadecimal; empty where the bucket does not give it."""
 
 
 def object_info_of(facts: dict[str, Any]) -> ObjectInfo:
-    """From what s3fs or gcsfs say of an object."""
+    """Convert the description of an object by s3fs or gcsfs."""
     modified = facts.get("LastModified") or facts.get("mtime") or facts.get("updated")
     if isinstance(modified, str):
         modified = datetime.fromisoformat(modified)
@@ -33,17 +35,12 @@ def object_info_of(facts: dict[str, Any]) -> ObjectInfo:
     return ObjectInfo(int(facts.get("size") or 0), seconds, md5)
 
 
-def is_current(path: Path, stored: ObjectInfo) -> bool:
-    """A file holds what the object does: known by size and time, or by its MD5."""
+def is_current(path: Path, info: ObjectInfo) -> bool:
+    """Return whether a file holds what the object does, by size and time, or by MD5."""
     try:
-        here = path.stat()
+        stat = path.stat()
     except OSError:
         return False
-    if here.st_size != stored.size:
+    if stat.st_size != info.size:
         return False
-    return here.st_mtime == stored.modified or (bool(stored.md5) and _md5(path) == stored.md5)
-
-
-def _md5(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return stat.st_mtime == info.modified or (bool(info.md5) and md5_of(path) == info.md5)

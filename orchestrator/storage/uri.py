@@ -1,4 +1,4 @@
-"""Stores in buckets: the folder that mirrors ``s3://bucket/runs`` on this machine, and which object a path mirrors."""
+"""URIs of stores in buckets, and the folders of this machine that mirror them."""
 
 from __future__ import annotations
 
@@ -16,41 +16,42 @@ _SERVERS = {"s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"), "gs": ("STORAGE_E
 
 
 def is_uri(text: str | Path) -> bool:
-    """It names no folder but a place elsewhere."""
+    """Return whether a store is given by a URI, not by a folder."""
     return _ANY.match(str(text)) is not None
 
 
 def mirror_of(uri: str) -> Path:
-    """The folder of this machine that mirrors a place in a bucket: below ``PRUNESWEEP_STORES``, else the user's cache.
+    """Return the folder of this machine that mirrors a URI: below ``PRUNESWEEP_STORES``, else in the user's cache.
 
-    It is made of the URI's own parts, so that the mirror of what lies in the place lies in the place's mirror.
+    The folder is made of the URI's own parts, so that the mirror of ``s3://bucket/runs/sweep`` lies in that of
+    ``s3://bucket/runs``.
 
     Raises:
-        SpecError: it is no ``s3://`` or ``gs://`` URI of a bucket, or one with a user, a query or unusual signs in it.
+        SpecError: not an ``s3://`` or ``gs://`` URI of a bucket, or one with a user, a query or unusual signs in it.
     """
-    found = _URI.fullmatch(uri)
-    if found is None:
+    match = _URI.fullmatch(uri)
+    if match is None:
         what = "must be a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX (letters, digits, . _ = -)"
         more = "; credentials belong in the environment" if "@" in uri or "?" in uri else ""
         raise SpecError("--out", f"{what}, found {redacted(uri)!r}{more}")
-    scheme, bucket, prefix = found.groups()
+    scheme, bucket, prefix = match.groups()
     return _root() / _server(scheme) / bucket / prefix.strip("/")
 
 
 def store_folder(out: str | Path) -> Path:
-    """The store as a folder of this machine: itself, or the mirror of ``s3://`` and ``gs://`` URIs.
+    """Return a store as a folder of this machine: itself, or the mirror of an ``s3://`` or ``gs://`` URI.
 
     Raises:
-        SpecError: it is neither.
+        SpecError: `out` is neither.
     """
     return mirror_of(str(out)) if is_uri(out) else Path(out).expanduser()
 
 
 def uri_of(path: Path) -> str | None:
-    """The URI of the object, or of the place, that a path of this machine mirrors; None where it mirrors nothing.
+    """Return the URI that a path of this machine mirrors, or None where it mirrors nothing.
 
     Raises:
-        SpecError: it mirrors a bucket of another server than the environment names now.
+        SpecError: the path mirrors a bucket of another server than the environment names now.
     """
     parts = _parts_of(path)
     if parts is None:
@@ -64,7 +65,7 @@ def uri_of(path: Path) -> str | None:
 
 
 def _parts_of(path: Path) -> tuple[str, str, str] | None:
-    """Server, bucket and key of what a path mirrors."""
+    """Return server, bucket and key of what a path mirrors."""
     try:
         parts = Path(os.path.realpath(path)).relative_to(_root()).parts
     except ValueError:
@@ -74,17 +75,13 @@ def _parts_of(path: Path) -> tuple[str, str, str] | None:
     return parts[0], parts[1], "/".join(parts[2:])
 
 
-def address_of(path: Path) -> str:
-    """What to call a path in messages and on other machines: its URI where it mirrors a bucket, else the path."""
-    return uri_of(path) or str(path)
-
-
 def _root() -> Path:
-    named = os.environ.get("PRUNESWEEP_STORES")
-    return Path(os.path.realpath(Path(named or "~/.cache/prunesweep/stores").expanduser()))
+    configured = os.environ.get("PRUNESWEEP_STORES")
+    return Path(os.path.realpath(Path(configured or "~/.cache/prunesweep/stores").expanduser()))
 
 
 def _server(scheme: str) -> str:
+    """Return the folder of a server's buckets: the scheme, and the server's address where it is not the cloud's own."""
     url = next(filter(None, map(os.environ.get, _SERVERS[scheme])), "")
-    place = re.sub(r"[^A-Za-z0-9.]+", "_", url.partition("://")[2] or url).strip("_")
-    return f"{scheme}-{place}" if place else scheme
+    address = re.sub(r"[^A-Za-z0-9.]+", "_", url.partition("://")[2] or url).strip("_")
+    return f"{scheme}-{address}" if address else scheme

@@ -1,61 +1,46 @@
-"""Where a trial runs: paths, device, threads. Never part of an id."""
+"""Where a trial runs: store, sweep, device, threads. Never part of an id."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-
-class Remote(Protocol):
-    """The bucket that holds a store, as a trial needs it (`storage/bucket.py`); every path is one in the mirror."""
-
-    def read(self, path: Path) -> bytes | None:
-        """What an object holds, or None where there is none."""
-
-    def put(self, path: Path, file: Path | None = None) -> None:
-        """Send a file, by the name it has yet where that is another; an earlier object is replaced whole."""
-
-    def take(self, folder: Path) -> bool:
-        """Make a folder what it is in the bucket, whole or not at all; False where there is nothing."""
-
-    def remove(self, path: Path) -> None:
-        """Remove an object from the bucket, if it is there; the mirror stays as it is."""
-
-    def clear(self, folder: Path) -> None:
-        """Remove all below a folder from the bucket; the mirror stays as it is."""
-
-    def alone(self, path: Path) -> AbstractContextManager[None]:
-        """Wait until no process of any machine is alone with this path, then be it."""
+from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import SweepPaths
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where, never what.
+    """Where a trial runs, never what it does.
 
     Args:
-        out: the store that all sweeps share (``runs/``).
-        sweep: name of the sweep, a folder under ``out``.
+        store: the store that all sweeps share (``runs/``).
+        sweep: name of the sweep, a folder in the store.
         device: a torch device, e.g. ``cpu`` or ``cuda``.
         threads: arithmetic threads of the trial (the CPUs it was given).
-        data_cache: where decoded images are kept on this machine; None: the user's cache folder.
-        remote: the bucket that ``out`` mirrors; None: ``out`` itself is the store.
+        data_cache: folder of decoded images on this machine; None: the user's cache folder.
     """
 
-    out: Path
+    store: Store
     sweep: str
     device: str = "cpu"
     threads: int = 1
     data_cache: Path | None = None
-    remote: Remote | None = None
 
     @property
     def folder(self) -> Path:
-        return self.out / self.sweep
+        """The sweep's folder."""
+        return self.store.folder / self.sweep
+
+    @property
+    def paths(self) -> SweepPaths:
+        """The files of the sweep."""
+        return SweepPaths(self.folder)
 
     def trial_folder(self, trial_id: str) -> Path:
-        return self.folder / "trials" / trial_id
+        """Return the folder of one trial."""
+        return self.paths.trial(trial_id).folder
 
     def stage_folder(self, stage: str, key: str) -> Path:
-        return self.out / "cache" / stage / key
+        """Return the folder of a shared stage's output."""
+        return self.store.cache / stage / key

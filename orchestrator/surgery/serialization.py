@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,8 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from orchestrator.spec.errors import PrunesweepError
+from orchestrator.storage.atomic import replacing
+from orchestrator.storage.checksums import sha256_of
 from orchestrator.surgery.cutting import CannotCut, cut
 from orchestrator.surgery.selection import ChannelSelection
 
@@ -37,10 +36,12 @@ def save_pruned(folder: Path, model: nn.Module, cut: Mapping[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _state(model).items()}
-    _write(folder / _TENSORS, lambda path: safetensors.torch.save_file(state, path))
-    described = {"format": _FORMAT, **cut, "sha256": _digest(folder / _TENSORS)}
+    with replacing(folder / _TENSORS) as path:
+        safetensors.torch.save_file(state, path)
+    described = {"format": _FORMAT, **cut, "sha256": sha256_of(folder / _TENSORS)}
     text = json.dumps(described, indent=1, sort_keys=True, allow_nan=False)
-    _write(folder / _CUT, lambda path: path.write_text(text, encoding="utf-8"))
+    with replacing(folder / _CUT) as path:
+        path.write_text(text, encoding="utf-8")
 
 
 def rebuild(dense_model: nn.Module, example: Tensor, folder: Path) -> nn.Module:
@@ -53,7 +54,7 @@ def rebuild(dense_model: nn.Module, example: Tensor, folder: Path) -> nn.Module:
     path = folder / _TENSORS
     if not path.is_file():
         raise DamagedModel(f"{path}: missing")
-    if _digest(path) != described.get("sha256"):
+    if sha256_of(path) != described.get("sha256"):
         raise DamagedModel(f"{path}: not the file that {_CUT} was written for")
     kept = described.get("kept") or {}
     try:
@@ -89,23 +90,3 @@ def _read_cut(path: Path) -> dict[str, Any]:
     if not isinstance(described, dict) or described.get("format") != _FORMAT:
         raise DamagedModel(f"{path}: not a description of a cut in format {_FORMAT}")
     return described
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        # mkstemp makes files for their owner alone; results are shared like any other file.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

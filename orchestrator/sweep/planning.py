@@ -11,11 +11,12 @@ from typing import Any
 
 from orchestrator.methods import METHODS
 from orchestrator.metrics.table import metric_rows
-from orchestrator.records.records import RESULT, DamagedRecord, read_latency, read_result, recorded_ids
+from orchestrator.records.records import DamagedRecord, read_latency, read_result, recorded_ids
 from orchestrator.spec.errors import SpecError, join, nearest
 from orchestrator.spec.search_space import Range, Search, SearchSpace
 from orchestrator.spec.stages import StageName
 from orchestrator.spec.trial import TrialSpec, flatten
+from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.sweep.search.drawn import drawn_and_not_ended
 from orchestrator.sweep.search.observation import EvaluatedTrial, check_decidable, observe
 from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial, check_endpoints, expand_arms, match_record
@@ -136,10 +137,11 @@ def drawn_before(
     try:
         # No result is kept: ten thousand of them would be a gigabyte.
         for trial_id in sorted(recorded_ids(folder).difference(but)):
-            result = read_result(folder / "trials" / trial_id / RESULT)
+            paths = SweepPaths(folder).trial(trial_id)
+            result = read_result(paths.result)
             trial = match_record(arms, result)
             if trial is not None:
-                observation = observe(space, result, read_latency(folder / "trials" / result.trial_id))
+                observation = observe(space, result, read_latency(paths.folder))
                 ended.append((result.ended, result.trial_id, EvaluatedTrial(trial, observation)))
     except DamagedRecord as error:
         raise SpecError("", str(error)) from None

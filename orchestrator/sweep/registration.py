@@ -6,14 +6,15 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.records.bucket_sync import refresh_trial
 from orchestrator.records.mlflow.descriptions import run_name
 from orchestrator.records.mlflow.model_registry import PrunedNetwork, Registered
 from orchestrator.records.mlflow.view import MlflowView
-from orchestrator.records.parquet import load_results
-from orchestrator.records.records import RESULT, read_result
+from orchestrator.records.parquet import load_table
+from orchestrator.records.records import read_result
 from orchestrator.records.sweep_summary import spread, summary_of
 from orchestrator.spec.search_space import SearchSpace
+from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import SweepPaths, TrialPaths
 
 MOST = 10
 """Networks of one sweep; a longer front is represented by networks spread evenly over it."""
@@ -35,7 +36,7 @@ class Registration:
     """Trials on the front, registered or not."""
 
 
-def register(folder: Path) -> Registration:
+def register(store: Store, folder: Path) -> Registration:
     """Export the networks on the front of a sweep (`MOST` of them) and register those that are not registered yet.
 
     Raises:
@@ -45,14 +46,14 @@ def register(folder: Path) -> Registration:
     """
     from orchestrator.trial.exporting import ExportError
 
-    space = SearchSpace.load(folder / "searchspace.yaml")
-    front = summary_of(load_results(folder).to_pylist(), space.objectives).front
+    space = SearchSpace.load(SweepPaths(folder).searchspace)
+    front = summary_of(load_table(folder).to_pylist(), space.objectives).front
     chosen = sorted(spread(front, MOST), key=lambda row: row["val_accuracy"] or 0.0, reverse=True)
     done = Registration(space.name, front=len(front))
     networks = []
     for row in chosen:
         try:
-            networks.append(_network(folder / "trials" / row["trial_id"]))
+            networks.append(_network(store, SweepPaths(folder).trial(row["trial_id"])))
         except ExportError as error:
             done.left_out.append(str(error))
     if networks:
@@ -60,17 +61,16 @@ def register(folder: Path) -> Registration:
     return done
 
 
-def _network(trial: Path) -> PrunedNetwork:
+def _network(store: Store, paths: TrialPaths) -> PrunedNetwork:
     import torch
 
     from orchestrator.trial.exporting import export_trial
 
-    refresh_trial(trial)
-    result = read_result(trial / RESULT)
-    program = trial / "model.pt2"
-    cut = trial / "cut.json"
+    store.download(paths.folder)
+    result = read_result(paths.result)
+    program, cut = paths.program, paths.cut
     if not program.exists() or not cut.exists() or program.stat().st_mtime < cut.stat().st_mtime:
-        export_trial(trial, result.spec.data, "pt2")
+        export_trial(paths.folder, result.spec.data, "pt2")
     facts = json.loads(cut.read_text(encoding="utf-8"))
     shape = facts["shape"]
     return PrunedNetwork(

@@ -13,16 +13,16 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.records.bucket_sync import cached_stages, refresh, refresh_all, upload, write_marker
+from orchestrator.records.bucket_sync import refresh_with_warm_starts
 from orchestrator.records.records import LATENCY, DamagedRecord, forget, read_result, recorded_ids
 from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.result import FAILED_STATUSES, TrialResult
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.trial import TrialSpec
 from orchestrator.spec.yaml_text import as_yaml
-from orchestrator.storage.bucket import PATIENCE, bucket_of
-from orchestrator.storage.driver_lock import DriverAtWork, hold_driver_lock
-from orchestrator.storage.uri import address_of, store_folder
+from orchestrator.storage.bucket import PATIENCE
+from orchestrator.storage.driver_lock import SweepLocked, hold_driver_lock
+from orchestrator.storage.store import Store
 from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.driver.allocation import Allocation, kept, resources_of, save_fall_back
 from orchestrator.sweep.driver.display import State, outcome_line, view_of
@@ -77,36 +77,36 @@ def run(
         SweepBusy: another driver is at it.
     """
     console = console or Console(stderr=True)
-    folder = store_folder(out).resolve() / space.name
-    bucket = bucket_of(folder)
-    if bucket is not None:
-        bucket.check(folder)
-        bucket.patience = PATIENCE
-    refresh_all(folder, space.search.warm_start)
+    store = Store.open(out, patience=PATIENCE).resolve()
+    folder = store.folder / space.name
+    if store.bucket is not None:
+        store.bucket.check(folder)
+    refresh_with_warm_starts(store, folder, space.search.warm_start)
     planned = plan(space, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder) as lost:
-        if bucket is not None:
+    with _alone(store, folder) as lost:
+        if store.bucket is not None:
             # What an earlier driver's last workers wrote while it was found out that they are gone.
-            refresh(folder)
+            store.refresh(folder)
             planned = plan(space, folder)
-        _keep(folder / "searchspace.yaml", as_yaml(space))
+        _keep(store, folder / "searchspace.yaml", as_yaml(space))
         if retry_failed:
             for trial in planned.trials:
-                _forget_failure(folder / "trials" / trial.trial_id)
-        return _Driver(planned, folder, address, console, lost).run()
+                _forget_failure(store, folder / "trials" / trial.trial_id)
+        return _Driver(planned, store, address, console, lost).run()
 
 
 class _Driver(Events):
     """Hears of the jobs and keeps the outcome, the display and the views."""
 
-    def __init__(self, planned: Plan, folder: Path, address: str, console: Console, lost: Callable[[], bool]) -> None:
-        self._folder = folder
+    def __init__(self, planned: Plan, store: Store, address: str, console: Console, lost: Callable[[], bool]) -> None:
+        self._store = store
+        self._folder = folder = store.folder / planned.space.name
         self._lost = lost
-        self._cached = cached_stages(folder.parent)
+        self._cached = store.cached_stages()
         self._address = address
         self._console = console
-        self._workspace = Workspace(folder.parent, folder.name)
+        self._workspace = Workspace(store, folder.name)
         self.outcome = Outcome(planned, folder)
         recorded = recorded_ids(folder)
         done_before = sum(trial.trial_id in recorded for trial in planned.trials)
@@ -120,13 +120,13 @@ class _Driver(Events):
 
         space = self.outcome.plan.space
         with ViewWriter(
-            self._folder.parent, space.name, question=space.question or "", searchspace=as_yaml(space)
+            self._store, space.name, question=space.question or "", searchspace=as_yaml(space)
         ) as self._views:
             if self._jobs or self.outcome.plan.to_draw or self._unmeasured():
                 self._on_the_cluster(self.outcome.plan)
             if self.outcome.interrupted:
                 # A worker may have finished after the driver stopped listening.
-                refresh(self._folder)
+                self._store.refresh(self._folder)
                 for trial_id in recorded_ids(self._folder):
                     self._views.put(trial_id)
             self.outcome.warnings += self._views.close("KILLED" if self.outcome.interrupted else "FINISHED")
@@ -142,14 +142,14 @@ class _Driver(Events):
 
         data_cache = os.environ.get("PRUNESWEEP_DATA_CACHE")
         place = {
-            "out": address_of(self._folder.parent),
+            "out": self._store.address,
             "sweep": self._folder.name,
             "data_cache": data_cache,
         }
         preflight.check_address(self._address)
         with ray_tune.cluster(self._address, resources_of(planned.space, self._folder).cpus):
             if self._address != "local":
-                preflight.check_nodes(self._address, self._folder.parent, [trial.spec for trial in planned.trials])
+                preflight.check_nodes(self._address, self._store, [trial.spec for trial in planned.trials])
             try:
                 with ray_tune.interruptible() as check:
                     waiting = {job.key for job in self._jobs if job.kind == "trial"}
@@ -157,7 +157,7 @@ class _Driver(Events):
                         with self._timed("checks"):
                             rehearsing.check_networks(planned, waiting, self._has_trained, check)
                             cache = Path(data_cache) if data_cache else None
-                            self._allocation = rehearsing.allocation_of(planned, waiting, self._folder, cache, check)
+                            self._allocation = rehearsing.allocation_of(planned, waiting, self._workspace, cache, check)
                     self._report_allocation()
                     if self._jobs or planned.to_draw:
                         with self._timed("trials"), self._view:
@@ -168,13 +168,13 @@ class _Driver(Events):
                 self.outcome.interrupted = True
             except ray_tune.StoreFull as full:
                 self.outcome.interrupted = True
-                self.outcome.warnings.append(f"{address_of(self._folder.parent)} takes no more: {full}")
+                self.outcome.warnings.append(f"{self._store.address} takes no more: {full}")
 
     def _run_jobs(self, run_jobs: Callable[..., None], place: Mapping[str, Any], check: Callable[[], None]) -> None:
         planned = self.outcome.plan
         jobs, suggestions = self._jobs, None
         if planned.space.search.name in ADAPTIVE:
-            suggestions = Suggestions(planned, self._folder, self._state.slots)
+            suggestions = Suggestions(planned, self._store, self._folder, self._state.slots)
             jobs = [*jobs, *map(measuring_job, suggestions.unmeasured)]
         try:
             run_jobs(
@@ -222,7 +222,7 @@ class _Driver(Events):
             else:
                 self.outcome.warnings.append(f"no latency for {folder.name}: {error}")
 
-        measure_all(folders, self._allocation.resources, measured)
+        measure_all(self._store, folders, self._allocation.resources, measured)
 
     def _unmeasured(self) -> list[Path]:
         folders = (self._folder / "trials" / trial.trial_id for trial in self.outcome.plan.trials)
@@ -230,11 +230,11 @@ class _Driver(Events):
         return [f for f in folders if not (f / LATENCY).exists() and (f / "cut.json").exists() and _is_done(f)]
 
     def _collect_failures(self) -> None:
-        from orchestrator.records.parquet import load_results
+        from orchestrator.records.parquet import load_table
 
         try:
             # The view, just written, tells which they are without ten thousand records being opened.
-            table = load_results(self._folder).select(["trial_id", "status"]).to_pylist()
+            table = load_table(self._folder).select(["trial_id", "status"]).to_pylist()
             failed = {row["trial_id"] for row in table if row["status"] in FAILED_STATUSES}
         except DamagedRecord:
             failed = recorded_ids(self._folder)
@@ -311,7 +311,7 @@ class _Driver(Events):
         self._state.running.pop(job.key, None)
 
     def reallocated(self, allocation: Allocation) -> None:
-        save_fall_back(self._folder, allocation)
+        save_fall_back(self._store, self._folder, allocation)
         self._allocation = allocation
         self._report_allocation()
 
@@ -324,7 +324,7 @@ class _Driver(Events):
         self._view.update()
 
 
-def _keep(path: Path, text: str) -> None:
+def _keep(store: Store, path: Path, text: str) -> None:
     """Write the search space as run; an earlier, different one stays beside it under a number."""
     if path.exists():
         if path.read_text(encoding="utf-8") == text:
@@ -333,8 +333,8 @@ def _keep(path: Path, text: str) -> None:
         while (earlier := path.with_name(f"searchspace.{number}.yaml")).exists():
             number += 1
         os.replace(path, earlier)
-        upload([earlier])
-    write_marker(path, text)
+        store.upload([earlier])
+    store.write_marker(path, text)
 
 
 def _is_done(folder: Path) -> bool:
@@ -342,18 +342,18 @@ def _is_done(folder: Path) -> bool:
     return path.exists() and json.loads(path.read_text())["status"] == "done"
 
 
-def _forget_failure(folder: Path) -> None:
+def _forget_failure(store: Store, folder: Path) -> None:
     path = folder / "result.json"
     if path.exists() and read_result(path).failed:
-        forget(folder)
+        forget(store, folder)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[Callable[[], bool]]:
+def _alone(store: Store, folder: Path) -> Iterator[Callable[[], bool]]:
     """One driver a sweep; yields whether that was lost meanwhile."""
     with ExitStack() as stack:
         try:
-            lost = stack.enter_context(hold_driver_lock(folder))
-        except DriverAtWork as busy:
+            lost = stack.enter_context(hold_driver_lock(store, folder))
+        except SweepLocked as busy:
             raise SweepBusy(str(busy)) from None
         yield lost

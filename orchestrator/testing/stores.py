@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.storage.bucket import bucket_of
-from orchestrator.storage.uri import store_folder
+from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import SweepPaths
 
 _WAIT_SECONDS = 60
 _SWEEP, _STAGE, _KEY = "sweep", "baseline", "0123456789ab"
@@ -21,13 +21,11 @@ _SCRIPT = """
 import sys, time
 from pathlib import Path
 from orchestrator.storage.workspace import Workspace
-from orchestrator.storage.uri import store_folder
-from orchestrator.storage.atomic import write_once
-from orchestrator.storage.bucket import bucket_of
-from orchestrator.storage.driver_lock import DriverAtWork, hold_driver_lock
+from orchestrator.storage.driver_lock import SweepLocked, hold_driver_lock
+from orchestrator.storage.store import Store
 
-what, out, more = sys.argv[1], store_folder(sys.argv[2]), sys.argv[3]
-folder = out / "sweep"
+what, store, more = sys.argv[1], Store.open(sys.argv[2]), sys.argv[3]
+folder = store.folder / "sweep"
 folder.mkdir(parents=True, exist_ok=True)
 if what == "compute":
     import torch
@@ -37,10 +35,10 @@ print("ready", flush=True)
 sys.stdin.readline()
 if what == "write":
     path = folder / "trials" / "trial" / "result.json"
-    print(write_once(path, more.encode()), path.read_text())
+    print(store.write_once(path, more.encode()), path.read_text())
 elif what == "write many":
     for number in range(100_000):
-        write_once(folder / "trials" / f"{number:06d}" / "result.json", bytes([number % 251]) * 300_000)
+        store.write_once(folder / "trials" / f"{number:06d}" / "result.json", bytes([number % 251]) * 300_000)
 elif what == "compute":
     def compute(checkpoint):
         with open(more, "a") as log:
@@ -48,15 +46,15 @@ elif what == "compute":
         time.sleep(0.3)
         return StageOutput({"weight": torch.ones(3)}, [], 1.0, {})
     for _ in range(2):
-        output, reused = once(Workspace(out, "sweep", remote=bucket_of(out)), "baseline", "0123456789ab", compute)
+        output, reused = once(Workspace(store, "sweep"), "baseline", "0123456789ab", compute)
         print(reused, output.tensors["weight"].tolist(), flush=True)
         sys.stdin.readline()
 elif what == "drive":
     try:
-        with hold_driver_lock(folder):
+        with hold_driver_lock(store, folder):
             print("driving", flush=True)
             sys.stdin.readline()
-    except DriverAtWork as busy:
+    except SweepLocked as busy:
         print(busy)
 """
 
@@ -167,11 +165,11 @@ def _finish(process: subprocess.Popen[str]) -> str:
 
 def _standing(store: str) -> dict[str, bytes]:
     """Records by trial, as a machine reads them that has written none."""
-    out = store_folder(store)
-    bucket, folder = bucket_of(out), out / _SWEEP / "trials"
+    opened = Store.open(store)
+    bucket, folder = opened.bucket, SweepPaths(opened.folder / _SWEEP).trials
     if bucket is None:
         return {path.parent.name: path.read_bytes() for path in folder.glob("*/result.json")}
-    names = [name for name in bucket.listing(folder) if name.endswith("/result.json")]
+    names = [name for name in bucket.list_objects(folder) if name.endswith("/result.json")]
     return {name.split("/")[0]: bucket.read(folder / name) or b"" for name in names}
 
 
@@ -179,10 +177,9 @@ def _damage(store: str, machine: Mapping[str, str]) -> None:
     with pytest.MonkeyPatch.context() as environment:
         for name, value in machine.items():
             environment.setenv(name, value)
-        out = store_folder(store)
-        path = out / "cache" / _STAGE / _KEY / "tensors.safetensors"
+        opened = Store.open(store)
+        path = opened.cache / _STAGE / _KEY / "tensors.safetensors"
         if path.exists():
             path.write_bytes(path.read_bytes()[:-1])
-        bucket = bucket_of(path)
-        if bucket is not None:
-            bucket.write(path, b"damaged")
+        if opened.bucket is not None:
+            opened.bucket.write(path, b"damaged")

@@ -1,13 +1,11 @@
-"""Checkpoints: a training's state on disk now and then, so that one that was killed goes on and does not start over."""
+"""Checkpoints: a training's state on disk, written now and then, so that a killed training continues from it."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
+import secrets
 import shutil
 import time
-import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,87 +16,89 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from orchestrator.storage.workspace import Remote
+from orchestrator.storage.atomic import replacing
+from orchestrator.storage.bucket import Bucket
+from orchestrator.storage.checksums import sha256_of
 
 SECONDS = 30.0
-"""Between two checkpoints of a training; one that ends sooner never writes any."""
-COPY_SECONDS = 120.0
-"""Between two copies to a bucket: what a lost machine takes with it. On one machine the folder's own is newer."""
+"""Seconds between two checkpoints of a training; a training that ends sooner never writes any."""
+UPLOAD_SECONDS = 120.0
+"""Seconds between two uploads to a bucket: what a lost machine costs. On one machine the folder's own is newer."""
 _SHARE = 0.02
 _INDEX = "checkpoint.json"
 
 
 class Checkpoint:
-    """The folder where one training leaves its state: tensors without pickle, and an index in JSON.
+    """The folder where one training saves its state: tensors without pickle, and an index in JSON.
 
     Args:
-        folder: of this training alone; made when it is first written to.
-        identity: plain JSON that tells this training from others; what was written under another one is not read.
-        remote: where a copy goes now and then, so that another machine can go on when this one is lost.
+        folder: a folder of this training's own; created by the first write.
+        identity: plain JSON that distinguishes this training; a state written under another identity is not read.
+        bucket: where a copy is uploaded now and then, so that another machine can continue when this one is lost.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], remote: Remote | None = None) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, Any], bucket: Bucket | None = None) -> None:
         self._folder = folder
         self._identity = dict(identity)
-        self._remote = remote
-        self._next = time.monotonic() + SECONDS
-        self._next_copy = time.monotonic() + COPY_SECONDS
-        self._copied: Path | None = None
+        self._bucket = bucket
+        self._next_write = time.monotonic() + SECONDS
+        self._next_upload = time.monotonic() + UPLOAD_SECONDS
+        self._uploaded: Path | None = None
 
     def narrowed(self, **identity: Any) -> Checkpoint:
-        """The same folder, for a training that is described more closely."""
-        return Checkpoint(self._folder, {**self._identity, **identity}, self._remote)
+        """Return a checkpoint of the same folder for a training whose identity has more entries."""
+        return Checkpoint(self._folder, {**self._identity, **identity}, self._bucket)
 
     @property
     def due(self) -> bool:
-        """It is time to write again."""
-        return time.monotonic() >= self._next
+        """Whether it is time to write again."""
+        return time.monotonic() >= self._next_write
 
     def write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Take the place of what was written before; ``facts`` are plain JSON.
+        """Save a state in place of the one before; ``facts`` are plain JSON.
 
-        Whenever the process is killed, the index stands beside the tensors it names. A failure to write is a warning:
-        the training itself needs no checkpoint.
+        Whenever the process is killed, the index names tensors that exist. A failure to write is only a warning: the
+        training itself needs no checkpoint.
         """
         started = time.monotonic()
         try:
             path = self._write(tensors, facts)
-            # Of large networks, or on slow disks, they come less often: writing takes at most a fiftieth of the time.
-            self._next = _later(started, SECONDS)
-            if self._remote is not None and time.monotonic() >= self._next_copy:
+            # Less often for large networks and slow disks: writing takes at most a fiftieth of the time.
+            self._next_write = _due_after(started, SECONDS)
+            if self._bucket is not None and time.monotonic() >= self._next_upload:
                 started = time.monotonic()
-                self._copy(path, self._remote)
-                self._next_copy = _later(started, COPY_SECONDS)
+                self._upload(path, self._bucket)
+                self._next_upload = _due_after(started, UPLOAD_SECONDS)
         except (OSError, SafetensorError) as error:
             warnings.warn(f"{self._folder}: no checkpoint was written: {error}", stacklevel=2)
-            self._next = _later(started, SECONDS)
+            self._next_write = _due_after(started, SECONDS)
 
     def read(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The tensors as they were, on their devices and in their layouts, and the facts.
+        """Return the tensors as they were, on their devices and in their layouts, and the facts.
 
-        None where there are none, or where they are damaged or of another training.
+        None where there is no state, or one that is damaged or of another training.
         """
-        if self._remote is not None:
-            there, here = self._written(self._remote.read(self._folder / _INDEX)), self._written(self._index())
-            if there > here:
-                self._remote.take(self._folder)
+        if self._bucket is not None:
+            index = self._bucket.read(self._folder / _INDEX)
+            if self._time_of(index) > self._time_of(self._index()):
+                self._bucket.download_folder(self._folder)
         try:
             index = json.loads(self._index())
             if index["identity"] != self._identity:
                 return None
             path = self._folder / index["tensors"]
-            if index["sha256"] != _checksum(path):
+            if index["sha256"] != sha256_of(path):
                 return None
             loaded = load_file(path)
-            tensors = {name: _laid_out(loaded[name], *index["layout"][name]) for name in loaded}
+            tensors = {name: _with_layout(loaded[name], *index["layout"][name]) for name in loaded}
             return tensors, index["facts"]
         except (OSError, KeyError, TypeError, ValueError, SafetensorError):
             return None
 
     def remove(self) -> None:
-        """Leave nothing behind."""
-        if self._remote is not None:
-            self._remote.clear(self._folder)
+        """Remove the state, here and in the bucket."""
+        if self._bucket is not None:
+            self._bucket.delete_folder(self._folder)
         remove(self._folder)
 
     def _index(self) -> bytes:
@@ -107,25 +107,24 @@ class Checkpoint:
         except OSError:
             return b""
 
-    def _written(self, index: bytes | None) -> float:
-        """When, by the clock of who wrote it; nothing where it is of another training or damaged."""
+    def _time_of(self, index: bytes | None) -> float:
+        """Return when a state was written, by its writer's clock; 0 for another training's or a damaged one."""
         try:
-            found = json.loads(index or b"")
-            return float(found["written"]) if found["identity"] == self._identity else 0.0
+            entries = json.loads(index or b"")
+            return float(entries["written"]) if entries["identity"] == self._identity else 0.0
         except (KeyError, TypeError, ValueError):
             return 0.0
 
-    def _copy(self, path: Path, remote: Remote) -> None:
-        remote.put(path)
-        remote.put(self._folder / _INDEX)
-        if self._copied is not None:
-            remote.remove(self._copied)
-        self._copied = path
+    def _upload(self, path: Path, bucket: Bucket) -> None:
+        bucket.upload(path)
+        bucket.upload(self._folder / _INDEX)
+        if self._uploaded is not None:
+            bucket.delete(self._uploaded)
+        self._uploaded = path
 
     def _write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
-        mark = uuid.uuid4().hex[:8]
-        path = self._folder / f"{mark}.safetensors"
+        path = self._folder / f"{secrets.token_hex(4)}.safetensors"
         # A copy of each by itself: networks may share tensors, which the format refuses.
         save_file(
             {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}, path
@@ -134,13 +133,12 @@ class Checkpoint:
             "identity": self._identity,
             "written": time.time(),
             "tensors": path.name,
-            "sha256": _checksum(path),
+            "sha256": sha256_of(path),
             "layout": {name: (list(tensor.stride()), tensor.device.type) for name, tensor in tensors.items()},
             "facts": dict(facts),
         }
-        draft = self._folder / f"{mark}.json"
-        draft.write_text(json.dumps(index), encoding="utf-8")
-        os.replace(draft, self._folder / _INDEX)
+        with replacing(self._folder / _INDEX) as temporary:
+            temporary.write_text(json.dumps(index), encoding="utf-8")
         for other in self._folder.iterdir():
             if other.name not in (_INDEX, path.name):
                 other.unlink(missing_ok=True)
@@ -148,20 +146,15 @@ class Checkpoint:
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint's folder, if it is there."""
+    """Remove a checkpoint's folder, if it exists."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _later(started: float, seconds: float) -> float:
+def _due_after(started: float, seconds: float) -> float:
     now = time.monotonic()
     return now + max(seconds, (now - started) / _SHARE)
 
 
-def _laid_out(tensor: Tensor, stride: list[int], device: str) -> Tensor:
+def _with_layout(tensor: Tensor, stride: list[int], device: str) -> Tensor:
     # Sums over another memory layout may be taken in another order, or with other instructions.
     return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=device).copy_(tensor)
-
-
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

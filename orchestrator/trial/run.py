@@ -67,7 +67,8 @@ def run_trial(
     body: dict[str, Any] = {}
     try:
         reset_process(spec.seed, workspace.threads)
-        with training_checkpoint(workspace.trial_folder(spec.trial_id) / ".checkpoint", workspace.remote) as checkpoint:
+        paths = workspace.paths.trial(spec.trial_id)
+        with training_checkpoint(paths.checkpoint, workspace.store.bucket) as checkpoint:
             body = _trial(Context(spec, workspace, report or _silent), cut, checkpoint)
         status = "done" if body.get("stopped_at") is None else "stopped"
     except Diverged as problem:

@@ -23,6 +23,7 @@ from orchestrator.cli import app
 from orchestrator.cli.catalogue import KINDS, catalogue
 from orchestrator.methods import METHODS
 from orchestrator.spec.search_space import SearchSpace, parse_yaml
+from orchestrator.storage.store import Store
 from orchestrator.sweep.planning import plan
 from orchestrator.trial.exporting import FORMATS
 
@@ -175,7 +176,9 @@ def test_the_model_of_the_guide_is_pruned(workplace: Path) -> None:
 
     still = {"baseline": {"epochs": 0}, "retrain": {"epochs": 0}, "data": "digits", "method": "l1_norm"}
     model = {"name": "my_nets:tiny", "width": 24}
-    result = run_trial(resolve({**still, "model": model, "target": {"sparsity": 0.5}}), Workspace(workplace, "s"))
+    result = run_trial(
+        resolve({**still, "model": model, "target": {"sparsity": 0.5}}), Workspace(Store(workplace), "s")
+    )
     assert result.status == "done", result.error
     assert result.achieved == pytest.approx(0.5, abs=0.02)
 

@@ -21,9 +21,7 @@ from ray.cluster_utils import Cluster
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.records.bucket_sync import refresh_trial
-from orchestrator.storage.bucket import bucket_of
-from orchestrator.storage.uri import store_folder
+from orchestrator.storage.store import Store
 
 SPACE = """
 name: small
@@ -65,10 +63,10 @@ def executed(text: str) -> int:
 
 def records(uri: str) -> dict[str, str]:
     """When each trial ended, by its record in the bucket."""
-    out = store_folder(uri)
-    bucket = bucket_of(out)
+    store = Store.open(uri)
+    out, bucket = store.folder, store.bucket
     assert bucket is not None
-    names = [name for name in bucket.listing(out / "small/trials") if name.endswith("/result.json")]
+    names = [name for name in bucket.list_objects(out / "small/trials") if name.endswith("/result.json")]
     texts = {name.split("/")[0]: bucket.read(out / "small/trials" / name) or b"" for name in names}
     return {trial_id: json.loads(text)["ended"] for trial_id, text in texts.items()}
 
@@ -91,9 +89,9 @@ def two_nodes(folder: Path) -> Iterator[str]:
         cluster.shutdown()
 
 
-def refresh_trials(mirror: Path) -> None:
-    for folder in mirror.glob("small/trials/*"):
-        refresh_trial(folder)
+def download_trials(store: Store) -> None:
+    for folder in store.folder.glob("small/trials/*"):
+        store.download(folder)
 
 
 def test_another_machine_takes_a_sweep_up_where_a_lost_one_left_it(bucket_uri: str, tmp_path: Path) -> None:
@@ -118,7 +116,8 @@ def test_another_machine_takes_a_sweep_up_where_a_lost_one_left_it(bucket_uri: s
     after = records(bucket_uri)
     assert len(after) == TRIALS
     assert {trial_id: after[trial_id] for trial_id in kept} == kept
-    mirror = store_folder(bucket_uri)
+    store = Store.open(bucket_uri)
+    mirror = store.folder
     with sqlite3.connect(mirror / "mlflow.db") as database:
         rows = database.execute("select value from tags where key = 'trial_id'").fetchall()
     assert sorted(value for (value,) in rows) == sorted(after)
@@ -129,7 +128,7 @@ def test_another_machine_takes_a_sweep_up_where_a_lost_one_left_it(bucket_uri: s
     # Where the networks have not come: nothing needed them.
     assert not list(mirror.glob("small/trials/*/model.safetensors"))
     if CONTRACT.exists():
-        refresh_trials(mirror)
+        download_trials(store)
         check = [sys.executable, str(CONTRACT), str(mirror / "small"), "--trials", str(TRIALS)]
         held = subprocess.run(check, capture_output=True, text=True)
         assert held.returncode == 0, held.stdout
@@ -143,6 +142,5 @@ def test_another_machine_takes_a_sweep_up_where_a_lost_one_left_it(bucket_uri: s
     assert table["rows"]
     asked("report", "small", "--out", bucket_uri)
     page = mirror / "small/report/index.html"
-    bucket = bucket_of(page)
-    assert bucket is not None
-    assert bucket.read(page) == page.read_bytes()
+    assert store.bucket is not None
+    assert store.bucket.read(page) == page.read_bytes()

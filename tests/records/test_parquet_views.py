@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.records import DamagedRecord, Latency, write_latency, write_result
-from orchestrator.records.parquet import NoSuchSweep, load_results, write_views
+from orchestrator.records.parquet import NoSuchSweep, load_table, write_views
+from orchestrator.storage.store import Store
 
 BEFORE_POINT = [
     "sweep",
@@ -73,7 +74,7 @@ EPOCHS = ["trial_id", "stage", "epoch", "lr", "train_loss", "train_accuracy", "v
 
 def record(sweep, *results):
     for result in results:
-        assert write_result(sweep / "trials" / result.trial_id, result)
+        assert write_result(Store(sweep.parent), sweep / "trials" / result.trial_id, result)
 
 
 def table(sweep, name):
@@ -83,7 +84,7 @@ def table(sweep, name):
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_the_columns_of_the_contract_are_there_in_order_and_typed(tmp_path, make_result, count):
     record(tmp_path, *(make_result(seed) for seed in range(count)))
-    assert write_views(tmp_path) == count
+    assert write_views(Store(tmp_path), tmp_path) == count
     trials = table(tmp_path, "trials")
     varied = ["target.sparsity"] if count else []
     assert trials.column_names[: len(BEFORE_POINT + varied + AFTER_POINT)] == BEFORE_POINT + varied + AFTER_POINT
@@ -98,8 +99,8 @@ def test_the_views_equal_the_records(tmp_path, make_result):
     results = sorted((make_result(seed, epochs=seed) for seed in range(5)), key=lambda result: result.trial_id)
     record(tmp_path, *results)
     latency = Latency(latency_ms=2.0, latency_ms_std=0.1, dense_latency_ms=4.0, latency_speedup=2.0, host="gpu1")
-    write_latency(tmp_path / "trials" / results[0].trial_id, latency)
-    write_views(tmp_path)
+    write_latency(Store(tmp_path), tmp_path / "trials" / results[0].trial_id, latency)
+    write_views(Store(tmp_path), tmp_path)
     for row, result in zip(table(tmp_path, "trials").to_pylist(), results, strict=True):
         assert {name: row[name] for name in result.row()} == result.row()
         assert row["sweep"] == tmp_path.name
@@ -118,7 +119,7 @@ def test_a_varied_parameter_keeps_its_kind_and_never_hides_a_fixed_column(tmp_pa
         {"retrain": {"name": "clr", "high": 0.1}, "whole": 2, "real": 0.5, "mixed": "auto", "flag": False, "huge": 2},
     ]
     record(tmp_path, *(make_result(seed, point=point) for seed, point in enumerate(points)))
-    write_views(tmp_path)
+    write_views(Store(tmp_path), tmp_path)
     found = table(tmp_path, "trials")
     by_seed = {row["seed"]: row for row in found.to_pylist()}
     assert len(found.column_names) == len(set(found.column_names))
@@ -138,21 +139,23 @@ def test_nothing_is_written_where_nothing_changed(tmp_path, make_result):
     def stamps():
         return {path.name: path.stat().st_ino for path in (tmp_path / "parquet").iterdir()}
 
-    write_views(tmp_path)
+    write_views(Store(tmp_path), tmp_path)
     before = stamps()
-    assert write_views(tmp_path) == 1
+    assert write_views(Store(tmp_path), tmp_path) == 1
     assert stamps() == before
-    write_latency(tmp_path / "trials" / make_result(0).trial_id, Latency(latency_ms=1.0, latency_ms_std=0.1))
-    assert write_views(tmp_path) == 1
+    write_latency(
+        Store(tmp_path), tmp_path / "trials" / make_result(0).trial_id, Latency(latency_ms=1.0, latency_ms_std=0.1)
+    )
+    assert write_views(Store(tmp_path), tmp_path) == 1
     assert stamps() != before
     record(tmp_path, make_result(1))
-    assert write_views(tmp_path) == 2
+    assert write_views(Store(tmp_path), tmp_path) == 2
     assert sorted(stamps()) == ["epochs.parquet", "layers.parquet", "trials.parquet"]
 
 
 def test_a_diverged_trial_has_its_row(tmp_path, make_result):
     record(tmp_path, make_result(status="diverged", error="NaN loss", metrics={"accuracy": math.nan}, achieved=None))
-    write_views(tmp_path)
+    write_views(Store(tmp_path), tmp_path)
     (row,) = table(tmp_path, "trials").to_pylist()
     assert (row["status"], row["error"], row["params"]) == ("diverged", "NaN loss", None)
     assert math.isnan(row["accuracy"])
@@ -160,11 +163,11 @@ def test_a_diverged_trial_has_its_row(tmp_path, make_result):
 
 def test_a_damaged_record_leaves_the_views_as_they_were(tmp_path, make_result):
     record(tmp_path, make_result(0))
-    write_views(tmp_path)
+    write_views(Store(tmp_path), tmp_path)
     (tmp_path / "trials" / "zzz").mkdir()
     (tmp_path / "trials" / "zzz" / "result.json").write_text("{")
     with pytest.raises(DamagedRecord, match="zzz"):
-        write_views(tmp_path)
+        write_views(Store(tmp_path), tmp_path)
     assert len(table(tmp_path, "trials")) == 1
     assert sorted(path.name for path in (tmp_path / "parquet").iterdir()) == [
         "epochs.parquet",
@@ -175,10 +178,10 @@ def test_a_damaged_record_leaves_the_views_as_they_were(tmp_path, make_result):
 
 def test_results_are_never_stale(tmp_path, make_result):
     with pytest.raises(NoSuchSweep, match=str(tmp_path)):
-        load_results(tmp_path)
+        load_table(tmp_path)
     record(tmp_path, make_result(0))
-    assert len(load_results(tmp_path)) == 1
-    write_views(tmp_path)
-    assert load_results(tmp_path).equals(table(tmp_path, "trials"))
+    assert len(load_table(tmp_path)) == 1
+    write_views(Store(tmp_path), tmp_path)
+    assert load_table(tmp_path).equals(table(tmp_path, "trials"))
     record(tmp_path, make_result(1))
-    assert len(load_results(tmp_path)) == 2
+    assert len(load_table(tmp_path)) == 2

@@ -17,7 +17,6 @@ from orchestrator.records import (
     DamagedRecord,
     Latency,
     forget,
-    read_latencies,
     read_latency,
     read_result,
     read_results,
@@ -26,12 +25,14 @@ from orchestrator.records import (
     write_result,
 )
 from orchestrator.records.records import FinishedTrial
+from orchestrator.storage.store import Store
 
 WRITE_ALL = """
 import errno, os, sys, time
 from pathlib import Path
 from orchestrator.spec import TrialResult
 from orchestrator.records import write_result
+from orchestrator.storage.store import Store
 source, sweep, name, links, count = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
 if links == "no links":
     def link(*paths):
@@ -41,7 +42,7 @@ result = TrialResult.model_validate_json(source.read_bytes()).model_copy(update=
 print("ready", flush=True)
 sys.stdin.readline()
 for i in range(count):
-    print(int(write_result(sweep / "trials" / f"{i:04d}", result)), end="", flush=True)
+    print(int(write_result(Store(sweep), sweep / "trials" / f"{i:04d}", result)), end="", flush=True)
 """
 
 
@@ -64,7 +65,7 @@ def ready(writer: subprocess.Popen[str]) -> None:
 def test_a_record_comes_back_as_it_was_not_finite_floats_included(tmp_path, make_result):
     metrics = {"accuracy": math.nan, "a": math.inf, "b": -math.inf, "c": 0.1}
     result = make_result(status="diverged", error="NaN loss", metrics=metrics)
-    assert write_result(tmp_path, result)
+    assert write_result(Store(tmp_path), tmp_path, result)
     text = (tmp_path / "result.json").read_text()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     found = read_result(tmp_path / "result.json")
@@ -77,8 +78,8 @@ def test_a_record_comes_back_as_it_was_not_finite_floats_included(tmp_path, make
 
 def test_the_first_record_wins(tmp_path, make_result):
     first, second = make_result(host="first"), make_result(host="second")
-    assert write_result(tmp_path / "trials" / first.trial_id, first)
-    assert not write_result(tmp_path / "trials" / first.trial_id, second)
+    assert write_result(Store(tmp_path), tmp_path / "trials" / first.trial_id, first)
+    assert not write_result(Store(tmp_path), tmp_path / "trials" / first.trial_id, second)
     assert [result.host for result in read_results(tmp_path)] == ["first"]
     assert [path.name for path in (tmp_path / "trials" / first.trial_id).iterdir()] == ["result.json"]
 
@@ -121,13 +122,13 @@ def test_killed_while_writing_leaves_whole_records_and_no_half_one(tmp_path, mak
         killed_while_writing += bool(list(sweep.rglob("*.tmp")))
         left = [folder for folder in (sweep / "trials").iterdir() if folder.name not in recorded_ids(sweep)]
         for folder in left:
-            assert write_result(folder, make_result())
+            assert write_result(Store(tmp_path), folder, make_result())
     assert killed_while_writing, "no writer was killed in the middle; the test shows nothing"
 
 
 def test_a_damaged_record_is_named(tmp_path, make_result):
     folder = tmp_path / "trials" / "abc"
-    write_result(folder, make_result())
+    write_result(Store(tmp_path), folder, make_result())
     path = folder / "result.json"
     path.write_text(path.read_text()[:-20])
     with pytest.raises(DamagedRecord, match=str(path)):
@@ -145,24 +146,26 @@ def test_a_folder_without_a_record_is_no_trial(tmp_path):
 
 def test_only_a_failed_trial_can_be_forgotten(tmp_path, make_result):
     folder = tmp_path / "abc"
-    assert not forget(folder)
-    write_result(folder, make_result(status="failed", error="out of memory"))
-    write_latency(folder, Latency(latency_ms=1.0, latency_ms_std=0.1))
-    assert forget(folder)
+    assert not forget(Store(tmp_path), folder)
+    write_result(Store(tmp_path), folder, make_result(status="failed", error="out of memory"))
+    write_latency(Store(tmp_path), folder, Latency(latency_ms=1.0, latency_ms_std=0.1))
+    assert forget(Store(tmp_path), folder)
     assert list(folder.iterdir()) == []
-    assert write_result(folder, make_result())
+    assert write_result(Store(tmp_path), folder, make_result())
     with pytest.raises(FinishedTrial, match="'done'"):
-        forget(folder)
+        forget(Store(tmp_path), folder)
     (folder / "result.json").write_text("")
-    assert forget(folder)
+    assert forget(Store(tmp_path), folder)
 
 
 def test_a_later_measurement_takes_the_place_of_an_earlier_one(tmp_path):
     folder = tmp_path / "trials" / "abc"
     assert read_latency(folder) is None
     for milliseconds in (2.0, 1.0):
-        write_latency(folder, Latency(latency_ms=milliseconds, latency_ms_std=0.1, device="cpu", batch_size=8))
-    assert read_latencies(tmp_path) == {"abc": Latency(latency_ms=1.0, latency_ms_std=0.1, device="cpu", batch_size=8)}
+        write_latency(
+            Store(tmp_path), folder, Latency(latency_ms=milliseconds, latency_ms_std=0.1, device="cpu", batch_size=8)
+        )
+    assert read_latency(folder) == Latency(latency_ms=1.0, latency_ms_std=0.1, device="cpu", batch_size=8)
     (folder / "latency.json").write_text("{}")
     with pytest.raises(DamagedRecord, match="latency_ms"):
         read_latency(folder)

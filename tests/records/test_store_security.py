@@ -15,6 +15,7 @@ from orchestrator.records.mlflow.payload import run_parameters, run_tags
 from orchestrator.records.mlflow.view import MlflowFailure, MlflowView
 from orchestrator.records.parquet import write_views
 from orchestrator.spec.redacting import redacted
+from orchestrator.storage.store import Store
 
 PACKAGE = Path(__file__).resolve().parents[2] / "orchestrator"
 SPACE = "name: mine\nbase: {model: lenet5, data: digits, method: l1_norm, target: {sparsity: 0.5}}\n"
@@ -43,9 +44,9 @@ def test_no_secret_reaches_mlflow_or_parquet(tmp_path, make_result) -> None:
     for seed, text in enumerate(SECRETS):
         point = {"data.path": text, "seed": seed}
         result = make_result(seed, point=point, status="failed", error=f"Unreadable: {text}", note=text)
-        write_result(tmp_path / "trials" / result.trial_id, result)
+        write_result(Store(tmp_path), tmp_path / "trials" / result.trial_id, result)
         assert "hunter2" not in json.dumps([run_parameters(result), run_tags(result)])
-    assert write_views(tmp_path) == len(SECRETS)
+    assert write_views(Store(tmp_path), tmp_path) == len(SECRETS)
     assert all(b"hunter2" not in path.read_bytes() for path in (tmp_path / "parquet").iterdir())
 
 
@@ -61,11 +62,11 @@ def test_no_secret_reaches_a_warning(tmp_path, make_result, monkeypatch: pytest.
 def test_a_record_whose_id_leads_elsewhere_is_refused(tmp_path, make_result, trial_id: str) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x/latency.json").write_text('{"latency_ms": 1, "latency_ms_std": 1}')
-    write_result(tmp_path / "runs/mine/trials/abc", make_result(0, trial_id=trial_id))
+    write_result(Store(tmp_path), tmp_path / "runs/mine/trials/abc", make_result(0, trial_id=trial_id))
     with pytest.raises(DamagedRecord, match="is no name of a folder"):
         list(read_results(tmp_path / "runs/mine"))
     with pytest.raises(DamagedRecord, match="is no name of a folder"):
-        write_views(tmp_path / "runs/mine")
+        write_views(Store(tmp_path), tmp_path / "runs/mine")
 
 
 @pytest.mark.parametrize("words", [["status"], ["sync"], ["report"], ["export", "../../x", "--format", "onnx"]])

@@ -16,6 +16,7 @@ import pytest
 
 from orchestrator.records import Latency, read_results, recorded_ids, write_latency, write_result
 from orchestrator.records.views import ViewWriter
+from orchestrator.storage.store import Store
 
 FORK = multiprocessing.get_context("fork")
 LATENCY = Latency(latency_ms=2.0, latency_ms_std=0.1, dense_latency_ms=4.0, dense_latency_ms_std=0.1, latency_speedup=2)
@@ -23,9 +24,9 @@ LATENCY = Latency(latency_ms=2.0, latency_ms_std=0.1, dense_latency_ms=4.0, dens
 
 def drive(out, results):
     """What a driver does for each trial that ends."""
-    with ViewWriter(out, "sweep", searchspace="name: sweep\n") as writer:
+    with ViewWriter(Store(out), "sweep", searchspace="name: sweep\n") as writer:
         for result in results:
-            write_result(out / "sweep" / "trials" / result.trial_id, result)
+            write_result(Store(out), out / "sweep" / "trials" / result.trial_id, result)
             writer.put(result.trial_id)
             time.sleep(0.01)
 
@@ -48,14 +49,14 @@ def shown_trials(out):
 def test_a_finished_sweep_holds_the_public_contract(out, make_result):
     results = [make_result(seed) for seed in range(5)]
     sweep = out / "sweep"
-    with ViewWriter(out, "sweep") as writer:
+    with ViewWriter(Store(out), "sweep") as writer:
         for result in results:
             folder = sweep / "trials" / result.trial_id
-            write_result(folder, result)
+            write_result(Store(out), folder, result)
             (folder / "model.safetensors").write_bytes(b"")
             writer.put(result.trial_id)
         for result in results:
-            write_latency(sweep / "trials" / result.trial_id, LATENCY)
+            write_latency(Store(out), sweep / "trials" / result.trial_id, LATENCY)
             writer.put(result.trial_id)
         assert writer.close() == []
     (sweep / "searchspace.yaml").write_text("name: sweep\n")
@@ -89,9 +90,9 @@ def test_a_server_that_is_down_costs_a_warning_and_is_caught_up_with(out, make_r
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     results = [make_result(seed) for seed in range(3)]
-    writer = ViewWriter(out, "sweep")
+    writer = ViewWriter(Store(out), "sweep")
     for result in results:
-        write_result(out / "sweep" / "trials" / result.trial_id, result)
+        write_result(Store(out), out / "sweep" / "trials" / result.trial_id, result)
         writer.put(result.trial_id)
     (warning,) = writer.close()
     assert warning.startswith("MLflow view is not complete: ")
@@ -101,23 +102,23 @@ def test_a_server_that_is_down_costs_a_warning_and_is_caught_up_with(out, make_r
     assert output.out + output.err == ""
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert ViewWriter(out, "sweep").close() == []
+    assert ViewWriter(Store(out), "sweep").close() == []
     assert run_statuses(out) == expected_statuses(results)
 
 
 def test_a_damaged_record_is_reported_and_holds_up_no_other(out, make_result):
     result = make_result(0)
-    write_result(out / "sweep" / "trials" / result.trial_id, result)
+    write_result(Store(out), out / "sweep" / "trials" / result.trial_id, result)
     damaged = out / "sweep" / "trials" / "abc"
     damaged.mkdir()
     (damaged / "result.json").write_text("{")
-    warnings = ViewWriter(out, "sweep").close()
+    warnings = ViewWriter(Store(out), "sweep").close()
     assert len(warnings) == 2
     assert all(str(damaged) in warning for warning in warnings)
     assert run_statuses(out) == expected_statuses([result])
 
 
 def test_an_interrupted_sweep_says_so(out, make_result):
-    with pytest.raises(KeyboardInterrupt), ViewWriter(out, "sweep"):
+    with pytest.raises(KeyboardInterrupt), ViewWriter(Store(out), "sweep"):
         raise KeyboardInterrupt
     assert run_statuses(out) == [("parent", "KILLED")]

@@ -20,6 +20,7 @@ from orchestrator.records.mlflow.trial_runs import list_children
 from orchestrator.records.mlflow.view import tracking_uri
 from orchestrator.records.record_fingerprints import record_fingerprint
 from orchestrator.records.views import ViewWriter
+from orchestrator.storage.store import Store
 
 LATENCY = Latency(latency_ms=2.0, latency_ms_std=0.1)
 _watchers: list[list[str]] = []
@@ -49,7 +50,7 @@ def folder_of(out, result):
 
 
 def write_views_again(out):
-    assert ViewWriter(out, "sweep").close() == []
+    assert ViewWriter(Store(out), "sweep").close() == []
 
 
 def runs(out):
@@ -83,8 +84,8 @@ def results(out, make_result):
     """Records that both views show, the first of them with a latency."""
     made = [make_result(seed) for seed in range(4)]
     for result in made:
-        write_result(folder_of(out, result), result)
-    write_latency(folder_of(out, made[0]), LATENCY)
+        write_result(Store(out), folder_of(out, result), result)
+    write_latency(Store(out), folder_of(out, made[0]), LATENCY)
     write_views_again(out)
     return made
 
@@ -98,9 +99,9 @@ def test_what_is_shown_is_not_opened_again(out, results, make_result):
     assert parquet_files(out) == files
 
     new = make_result(9)
-    write_result(folder_of(out, new), new)
+    write_result(Store(out), folder_of(out, new), new)
     with opened() as seen:
-        ViewWriter(out, "sweep").close()
+        ViewWriter(Store(out), "sweep").close()
     assert seen.count(f"{new.trial_id}/result.json") == 2, "once for each view"
     assert seen.count(f"{results[1].trial_id}/result.json") == 1, "for Parquet, whose files are written whole"
     assert {trial_id: told for trial_id, told in runs(out).items() if trial_id != new.trial_id} == before
@@ -108,7 +109,7 @@ def test_what_is_shown_is_not_opened_again(out, results, make_result):
 
 def test_a_latency_that_comes_later_is_shown(out, results):
     before = runs(out)
-    write_latency(folder_of(out, results[1]), LATENCY.model_copy(update={"latency_ms": 3.0}))
+    write_latency(Store(out), folder_of(out, results[1]), LATENCY.model_copy(update={"latency_ms": 3.0}))
     write_views_again(out)
     assert latest(out, "latency_ms") == {results[0].trial_id: 2.0, results[1].trial_id: 3.0}
     assert {trial_id: told[:2] for trial_id, told in runs(out).items()} == {i: told[:2] for i, told in before.items()}
@@ -118,12 +119,12 @@ def test_a_latency_that_comes_later_is_shown(out, results):
 
 def test_a_record_that_is_replaced_is_shown_by_the_same_run(out, make_result):
     failed = make_result(0, status="failed", error="out of memory", metrics={}, ended="2026-01-01T10:00:30+00:00")
-    write_result(folder_of(out, failed), failed)
+    write_result(Store(out), folder_of(out, failed), failed)
     write_views_again(out)
     (before,) = runs(out).values()
     assert before[1] == "FAILED"
-    forget(folder_of(out, failed))
-    write_result(folder_of(out, failed), make_result(0))
+    forget(Store(out), folder_of(out, failed))
+    write_result(Store(out), folder_of(out, failed), make_result(0))
     write_views_again(out)
     (after,) = runs(out).values()
     assert after[:2] == [before[0], "FINISHED"]
@@ -132,10 +133,10 @@ def test_a_record_that_is_replaced_is_shown_by_the_same_run(out, make_result):
 @pytest.mark.parametrize("call", ["log_batch", "log_text", "set_terminated"])
 def test_a_kill_while_a_record_replaces_another_is_made_good(out, make_result, call):
     failed = make_result(0, status="failed", error="out of memory", metrics={})
-    write_result(folder_of(out, failed), failed)
+    write_result(Store(out), folder_of(out, failed), failed)
     write_views_again(out)
-    forget(folder_of(out, failed))
-    write_result(folder_of(out, failed), make_result(0))
+    forget(Store(out), folder_of(out, failed))
+    write_result(Store(out), folder_of(out, failed), make_result(0))
     killed = multiprocessing.get_context("fork").Process(target=_write_until_killed_at, args=(call, out))
     killed.start()
     killed.join(60)
@@ -153,7 +154,7 @@ def _write_until_killed_at(call, out):
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(MlflowClient, call, killed)
-    ViewWriter(out, "sweep").close()
+    ViewWriter(Store(out), "sweep").close()
 
 
 def test_a_deleted_run_is_made_again(out, results):
@@ -188,8 +189,8 @@ def test_a_lost_database_is_made_again(out, results):
 def test_an_older_database_put_back_is_brought_up_to_date(out, results, make_result):
     backup = shutil.copy(out / "mlflow.db", out.parent / "backup.db")
     new = make_result(9)
-    write_result(folder_of(out, new), new)
-    write_latency(folder_of(out, results[1]), LATENCY)
+    write_result(Store(out), folder_of(out, new), new)
+    write_latency(Store(out), folder_of(out, results[1]), LATENCY)
     write_views_again(out)
     elsewhere = moved(out, backup)
     with opened() as seen:
@@ -228,14 +229,14 @@ def test_a_store_copied_without_its_times_is_looked_at_once(out, results):
 
 def test_a_stamp_follows_every_change_of_a_record(tmp_path, make_result):
     seen = [record_fingerprint(tmp_path)]
-    write_result(tmp_path, make_result(0, status="failed", error="out of memory"))
+    write_result(Store(tmp_path), tmp_path, make_result(0, status="failed", error="out of memory"))
     seen.append(record_fingerprint(tmp_path))
-    write_latency(tmp_path, LATENCY)
+    write_latency(Store(tmp_path), tmp_path, LATENCY)
     seen.append(record_fingerprint(tmp_path))
-    write_latency(tmp_path, LATENCY)
+    write_latency(Store(tmp_path), tmp_path, LATENCY)
     seen.append(record_fingerprint(tmp_path))
     assert len(set(seen)) == 4
-    forget(tmp_path)
+    forget(Store(tmp_path), tmp_path)
     assert record_fingerprint(tmp_path) == seen[0]
 
 

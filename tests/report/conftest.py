@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.records.records import Latency, write_latency, write_result
 from orchestrator.spec import EpochRow, LayerRow, SearchSpace, TrialResult
+from orchestrator.storage.store import Store
 from orchestrator.sweep.planning import PlannedTrial, plan
 
 Numbers = Callable[[PlannedTrial], Mapping[str, Any]]
@@ -118,11 +119,12 @@ def make_sweep(tmp_path: Path) -> MakeSweep:
             if skip(trial):
                 continue
             result = result_of(trial, numbers(trial))
-            write_result(folder / "trials" / trial.trial_id, result)
+            write_result(Store(tmp_path), folder / "trials" / trial.trial_id, result)
             if latency and result.status == "done":
                 share = float(trial.spec.target.sparsity or 0)
                 took = 2.0 - share
                 write_latency(
+                    Store(tmp_path),
                     folder / "trials" / trial.trial_id,
                     Latency(
                         latency_ms=took,

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from sweep_reports import report_data
 
 from orchestrator.report.checklist import Check, checks
 from orchestrator.report.conclusions import conclude
 from orchestrator.report.controls import with_controls
-from orchestrator.report.data import load_report_data
 from orchestrator.spec import SearchSpace
 from orchestrator.spec.yaml_text import as_yaml
 from orchestrator.sweep.planning import plan
@@ -36,7 +36,7 @@ arms:
 
 
 def by_name(folder: Path) -> dict[str, Check]:
-    return {check.name: check for check in checks(load_report_data(folder))}
+    return {check.name: check for check in checks(report_data(folder))}
 
 
 def test_what_a_bare_sweep_lacks(make_sweep: MakeSweep) -> None:
@@ -92,7 +92,7 @@ def test_a_dense_control_is_compared_with_and_never_best(make_sweep: MakeSweep) 
         return {"accuracy": accuracy, "val_accuracy": accuracy}
 
     text = as_yaml(with_controls(SearchSpace.parse(yaml.safe_load(BARE))))
-    data = load_report_data(make_sweep(text, numbers))
+    data = report_data(make_sweep(text, numbers))
     said = conclude(data, [])
     assert said.best is not None
     assert said.best.point["target.sparsity"] > 0

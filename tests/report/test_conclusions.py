@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
+from sweep_reports import report_data
 
 from orchestrator.analysis.load import load_results
 from orchestrator.analysis.sensitivity.factors import Importance
 from orchestrator.report.conclusions import conclude
-from orchestrator.report.data import Unreportable, load_report_data
+from orchestrator.report.data import Unreportable
 
 MakeSweep = Callable[..., Path]
 
@@ -39,7 +40,7 @@ def test_the_headline_is_chosen_by_validation_and_tells_the_test(make_sweep: Mak
     arm, share = max(means, key=lambda key: means[key])
     accuracy = values(rows, arm, share, "accuracy")
     low, high = stats.t.interval(0.95, 2, loc=accuracy.mean(), scale=stats.sem(accuracy))
-    said = conclude(load_report_data(folder), [])
+    said = conclude(report_data(folder), [])
     assert f"{arm}, {100 * share:.0f} % of MACs" in said.headline
     assert f"{100 * accuracy.mean():.2f} ± {100 * accuracy.std(ddof=1):.2f} % test accuracy" in said.headline
     assert f"(n = 3, 95 % interval {100 * low:.2f} to {100 * high:.2f} %)" in said.headline
@@ -52,7 +53,7 @@ def test_test_images_never_choose(make_sweep: MakeSweep) -> None:
         ahead = trial.arm == "taylor"
         return {"accuracy": 0.99 if ahead else 0.9, "val_accuracy": 0.8 if ahead else 0.9 - 0.01 * len(trial.arm)}
 
-    said = conclude(load_report_data(make_sweep(numbers=numbers)), [])
+    said = conclude(report_data(make_sweep(numbers=numbers)), [])
     assert said.best is not None
     assert said.best.arm == "random"
 
@@ -60,7 +61,7 @@ def test_test_images_never_choose(make_sweep: MakeSweep) -> None:
 def test_differences_are_those_of_a_paired_test(make_sweep: MakeSweep) -> None:
     folder = make_sweep()
     rows = load_results(folder)
-    said = conclude(load_report_data(folder), [])
+    said = conclude(report_data(folder), [])
     assert said.best is not None
     arm, share = said.best.arm, said.best.point["target.sparsity"]
     ours, dense = values(rows, arm, share, "accuracy"), values(rows, arm, share, "dense_accuracy")
@@ -79,7 +80,7 @@ def test_differences_are_those_of_a_paired_test(make_sweep: MakeSweep) -> None:
 def test_targets_are_corrected_as_one_family(make_sweep: MakeSweep) -> None:
     folder = make_sweep()
     rows = load_results(folder)
-    raw, found = [], conclude(load_report_data(folder), []).rankings
+    raw, found = [], conclude(report_data(folder), []).rankings
     assert [contest.point["target.sparsity"] for contest in found] == [0.5, 0.75]
     for contest in found:
         share = contest.point["target.sparsity"]
@@ -104,7 +105,7 @@ def test_a_clear_lead_is_told_and_a_hair_is_not(make_sweep: MakeSweep) -> None:
         own = jitter[(trial.spec.seed + (trial.arm == "l1_norm")) % 3]
         return {"accuracy": 0.9 + lead + own, "val_accuracy": 0.9 + lead}
 
-    said = conclude(load_report_data(make_sweep(numbers=numbers)), [])
+    said = conclude(report_data(make_sweep(numbers=numbers)), [])
     (sentence,) = [s for s in said.findings if "targets" in s]
     assert sentence.startswith(
         "At 1 of 2 targets the best setting is statistically distinguishable from the runner-up: at 50 % of MACs"
@@ -119,7 +120,7 @@ def test_what_the_data_cannot_tell(make_sweep: MakeSweep) -> None:
         return {"accuracy": 0.9, "val_accuracy": 0.9, "achieved": 0.5}
 
     unrun = lambda trial: trial.arm == "l1_norm" and trial.spec.seed == 0  # noqa: E731
-    said = " ".join(conclude(load_report_data(make_sweep(numbers=numbers, skip=unrun, latency=False)), []).limits)
+    said = " ".join(conclude(report_data(make_sweep(numbers=numbers, skip=unrun, latency=False)), []).limits)
     assert "2 trials diverged" in said
     assert "2 planned trials not run yet" in said
     assert "4 of 6 settings have at most 2 seeds" in said
@@ -130,7 +131,7 @@ def test_what_the_data_cannot_tell(make_sweep: MakeSweep) -> None:
 
 def test_one_seed_is_no_test_and_no_spread(make_sweep: MakeSweep) -> None:
     folder = make_sweep(skip=lambda trial: trial.spec.seed > 0)
-    said = conclude(load_report_data(folder), [])
+    said = conclude(report_data(folder), [])
     assert "±" not in said.headline
     assert "n = 1" in said.headline
     assert all("p =" not in finding for finding in said.findings)
@@ -138,7 +139,7 @@ def test_one_seed_is_no_test_and_no_spread(make_sweep: MakeSweep) -> None:
 
 
 def test_a_parameter_matters_only_above_the_noise(make_sweep: MakeSweep) -> None:
-    data = load_report_data(make_sweep())
+    data = report_data(make_sweep())
 
     def told(low: float, value: float, noise: float) -> str:
         found = [
@@ -155,11 +156,11 @@ def test_a_parameter_matters_only_above_the_noise(make_sweep: MakeSweep) -> None
 
 def test_what_a_forest_cannot_predict_is_not_ranked(make_sweep: MakeSweep) -> None:
     found = [Importance(name, None, "permutation", 0.02, 0.0, 0.1, 18) for name in ("arm", "target.sparsity")]
-    assert "is unknown" in conclude(load_report_data(make_sweep()), found).findings[-1]
+    assert "is unknown" in conclude(report_data(make_sweep()), found).findings[-1]
 
 
 def test_constraints_bound_the_choice(make_sweep: MakeSweep, space_text: str) -> None:
-    said = conclude(load_report_data(make_sweep(space_text + "constraints: {latency_ms: '<= 1.3'}\n")), [])
+    said = conclude(report_data(make_sweep(space_text + "constraints: {latency_ms: '<= 1.3'}\n")), [])
     assert "within latency in ms <= 1.3" in said.headline
     assert "75 % of MACs" in said.headline
 
@@ -167,4 +168,4 @@ def test_constraints_bound_the_choice(make_sweep: MakeSweep, space_text: str) ->
 def test_an_empty_sweep_is_refused(make_sweep: MakeSweep) -> None:
     folder = make_sweep(skip=lambda trial: True)
     with pytest.raises(Unreportable, match="no trial has ended yet"):
-        load_report_data(folder)
+        report_data(folder)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sweep_reports import report_data, report_page
 from typer.testing import CliRunner
 
 from orchestrator.analysis.load import load_results
@@ -24,8 +25,6 @@ from orchestrator.report import document
 from orchestrator.report.charts import trade_offs, training
 from orchestrator.report.charts.model import XY, Bars, Heat, Series
 from orchestrator.report.charts.to_plotly import figure
-from orchestrator.report.data import load_report_data
-from orchestrator.report.document import write_report
 from orchestrator.report.importances import ReportImportances
 from orchestrator.report.svg import draw, ticks
 from orchestrator.report.table_formats import Column, Table, as_csv, as_latex, as_markdown
@@ -53,7 +52,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_nothing_is_fetched(make_sweep: MakeSweep) -> None:
-    path = write_report(make_sweep())
+    path = report_page(make_sweep())
     text = path.read_text()
     tags = Tags(text)
     for tag, attributes in tags.found:
@@ -74,14 +73,14 @@ def test_nothing_is_fetched(make_sweep: MakeSweep) -> None:
 @pytest.mark.usefixtures("quick")
 def test_what_users_write_stays_text(make_sweep: MakeSweep, space_text: str) -> None:
     text = space_text.replace("Does it <matter>?", "</script><script>alert(1)</script>")
-    page = write_report(make_sweep(text)).read_text()
+    page = report_page(make_sweep(text)).read_text()
     assert "<script>alert" not in page
     assert "&lt;/script&gt;" in page
 
 
 @pytest.mark.usefixtures("quick")
 def test_every_figure_has_its_data_and_its_drawing(make_sweep: MakeSweep) -> None:
-    path = write_report(make_sweep())
+    path = report_page(make_sweep())
     page = path.read_text()
     data = json.loads(re.search(r'id="figures">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
     drawn = {a["data-figure"] for _, a in Tags(page).found if a.get("data-figure")}
@@ -97,7 +96,7 @@ def test_every_figure_has_its_data_and_its_drawing(make_sweep: MakeSweep) -> Non
 def test_the_table_of_settings_is_the_rows_folded(make_sweep: MakeSweep) -> None:
     folder = make_sweep()
     rows = load_results(folder)
-    path = write_report(folder)
+    path = report_page(folder)
     with open(path.parent / "tables" / "settings.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 6
@@ -113,7 +112,7 @@ def test_the_table_of_settings_is_the_rows_folded(make_sweep: MakeSweep) -> None
 
 
 def test_trade_offs_show_the_front(make_sweep: MakeSweep) -> None:
-    data = load_report_data(make_sweep())
+    data = report_data(make_sweep())
     chart = trade_offs.trade_off(data, "mac_sparsity", data.networks[0])
     assert chart is not None
     points = {
@@ -131,7 +130,7 @@ def test_trade_offs_show_the_front(make_sweep: MakeSweep) -> None:
 
 
 def test_many_settings_are_thinned_but_for_the_front(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = load_report_data(make_sweep())
+    data = report_data(make_sweep())
     whole = trade_offs.trade_off(data, "mac_sparsity", data.networks[0])
     monkeypatch.setattr(trade_offs, "MOST_POINTS", 3)
     thin = trade_offs.trade_off(data, "mac_sparsity", data.networks[0])
@@ -145,7 +144,7 @@ def test_many_settings_are_thinned_but_for_the_front(make_sweep: MakeSweep, monk
 
 
 def test_layers_and_curves_are_means_over_seeds(make_sweep: MakeSweep) -> None:
-    data = load_report_data(make_sweep())
+    data = report_data(make_sweep())
     (heat,) = training.kept_shares(data)
     assert isinstance(heat, Heat)
     shares = dict(zip(heat.columns, heat.values[0], strict=True))
@@ -206,7 +205,7 @@ def test_other_sweeps_beside(make_sweep: MakeSweep, space_text: str) -> None:
 
     one = make_sweep()
     other = make_sweep(space_text.replace("name: invented", "name: second"), better)
-    path = write_report(one, [other])
+    path = report_page(one, [other])
     with open(path.parent / "tables" / "beside.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 6
@@ -220,7 +219,7 @@ def test_other_sweeps_beside(make_sweep: MakeSweep, space_text: str) -> None:
 @pytest.mark.usefixtures("quick")
 def test_the_page_goes_to_the_parent_run(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    page = write_report(make_sweep())
+    page = report_page(make_sweep())
     folder = page.parent.parent
     store = folder.parent
     assert not log_report(store, folder.name, page), "a store without MLflow stays without"
@@ -237,7 +236,7 @@ BROWSER = next(
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 def test_a_browser_draws_it_without_a_complaint(make_sweep: MakeSweep) -> None:
-    path = write_report(make_sweep())
+    path = report_page(make_sweep())
     told = subprocess.run(
         [
             str(BROWSER),

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sweep_reports import report_data
 
 from orchestrator.analysis.load import load_results
 from orchestrator.report import importances
 from orchestrator.report.charts.importances import design_bars, importance_bars, interaction
-from orchestrator.report.data import load_report_data
 from orchestrator.report.importances import estimate_importances
 
 MakeSweep = Callable[..., Path]
@@ -26,7 +26,7 @@ def by_share(trial: Any) -> dict[str, Any]:
 
 def test_the_share_removed_is_found(make_sweep: MakeSweep, space_text: str) -> None:
     text = space_text.replace("[0.5, 0.75]", "[0.3, 0.5, 0.7, 0.9]")
-    found = estimate_importances(load_report_data(make_sweep(text, by_share)))
+    found = estimate_importances(report_data(make_sweep(text, by_share)))
     assert found.two_greatest == ("target.sparsity", "arm")
     bars = importance_bars(found.values, "accuracy")
     assert bars is not None
@@ -38,7 +38,7 @@ def test_the_share_removed_is_found(make_sweep: MakeSweep, space_text: str) -> N
 def test_a_large_sweep_is_sampled_and_says_so(make_sweep: MakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importances, "MOST_SETTINGS", 4)
     monkeypatch.setattr(importances, "RESAMPLES", 2)
-    data = load_report_data(make_sweep())
+    data = report_data(make_sweep())
     found = estimate_importances(data)
     assert "Computed from 4 of 6 settings" in found.note
     assert {one.n for one in found.values} == {12}
@@ -48,7 +48,7 @@ def test_a_large_sweep_is_sampled_and_says_so(make_sweep: MakeSweep, monkeypatch
 def test_together_as_observed(make_sweep: MakeSweep) -> None:
     folder = make_sweep()
     rows = load_results(folder)
-    chart = interaction(load_report_data(folder), "target.sparsity", "arm")
+    chart = interaction(report_data(folder), "target.sparsity", "arm")
     assert chart is not None
     (taylor,) = [series for series in chart.series if series.name == "taylor"]
     assert taylor.x == ["0.5", "0.75"]
@@ -66,7 +66,7 @@ axes:
   retrain.epochs: {low: 1, high: 8}
 search: {name: morris, trajectories: 4}
 """
-    found = estimate_importances(load_report_data(make_sweep(text, by_share)))
+    found = estimate_importances(report_data(make_sweep(text, by_share)))
     bars = design_bars(found.values, "accuracy")
     assert bars is not None
     effects = dict(zip(bars.names, bars.groups[0].y, strict=True))

@@ -9,9 +9,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from scipy import stats
+from sweep_reports import report_data
 
 from orchestrator.report.conclusions import conclude
-from orchestrator.report.data import load_report_data
 from orchestrator.report.importances import estimate_importances
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +35,7 @@ def test_the_recorded_sweep_is_told_as_it_was(make_sweep: Callable[..., Path]) -
         row = by_trial[spec.method.name, spec.target.sparsity, spec.seed]
         return {name: float(row[name]) for name in COPIED}
 
-    data = load_report_data(make_sweep(text, numbers))
+    data = report_data(make_sweep(text, numbers))
     said = conclude(data, estimate_importances(data).values)
 
     def column(setting: tuple[str, float], name: str) -> list[float]:

@@ -14,16 +14,27 @@ import pytest
 
 from orchestrator.spec.errors import SpecError, StoreAway
 from orchestrator.storage import lease as leases
-from orchestrator.storage.atomic import replacing, write_once
-from orchestrator.storage.bucket import Bucket, bucket_of
-from orchestrator.storage.lease import Holder, LeaseHeld, holder_of, leased
+from orchestrator.storage.bucket import Bucket
+from orchestrator.storage.lease import Holder, LeaseHeld, acquire_lease, holder_of, lease_folder
 from orchestrator.storage.object_info import ObjectInfo, object_info_of
-from orchestrator.storage.uri import address_of, mirror_of, store_folder, uri_of
+from orchestrator.storage.store import Store
+from orchestrator.storage.uri import mirror_of, store_folder, uri_of
 
 
 @pytest.fixture
-def out(bucket_uri: str) -> Path:
-    return store_folder(bucket_uri)
+def store(bucket_uri: str) -> Store:
+    return Store.open(bucket_uri)
+
+
+@pytest.fixture
+def out(store: Store) -> Path:
+    return store.folder
+
+
+@pytest.fixture
+def bucket(store: Store) -> Bucket:
+    assert store.bucket is not None
+    return store.bucket
 
 
 def test_a_path_of_the_mirror_names_an_object_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,11 +42,15 @@ def test_a_path_of_the_mirror_names_an_object_and_back(tmp_path: Path, monkeypat
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     assert mirror_of("s3://mine/a/b") == mirror_of("s3://mine/a") / "b" == tmp_path / "s3/mine/a/b"
     for uri in ("s3://mine", "gs://mine.other/runs", "s3://mine/a/b=1"):
-        assert uri_of(mirror_of(uri)) == address_of(mirror_of(uri)) == uri
+        assert uri_of(mirror_of(uri)) == uri
         assert store_folder(uri + "/") == mirror_of(uri)
     assert uri_of(tmp_path) is None
     assert uri_of(Path("/elsewhere")) is None
-    assert address_of(Path("runs")) == "runs"
+    assert Store.open("runs").address == "runs"
+    store = Store.open("s3://mine/a")
+    assert store.address == "s3://mine/a"
+    assert store.address_of(store.folder / "b/c.json") == "s3://mine/a/b/c.json"
+    assert Store.open(store.folder).address == store.address
     # A bucket of the same name on another server is another bucket.
     here = mirror_of("s3://mine/a")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio.lan:9000")
@@ -55,12 +70,12 @@ def test_other_uris_are_refused_without_their_secrets(given: str) -> None:
     assert "hunter2" not in str(refused.value)
 
 
-def test_of_eight_that_make_one_object_one_wins(out: Path, bucket: Bucket) -> None:
+def test_of_eight_that_make_one_object_one_wins(store: Store, out: Path, bucket: Bucket) -> None:
     gate = threading.Barrier(8)
 
     def make(number: int) -> bool:
         gate.wait()
-        return write_once(out / "sweep/trials/a/result.json", str(number).encode())
+        return store.write_once(out / "sweep/trials/a/result.json", str(number).encode())
 
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(make, range(8)))
@@ -77,16 +92,16 @@ def test_an_object_made_by_a_first_try_that_was_not_answered_is_ones_own(out: Pa
     assert not bucket.create(out / "a", b"another's")
 
 
-def test_what_lacks_is_fetched_and_what_is_gone_goes(out: Path, bucket: Bucket) -> None:
+def test_what_lacks_is_fetched_and_what_is_gone_goes(store: Store, out: Path, bucket: Bucket) -> None:
     folder = out / "sweep"
     for name in ("a", "b", "c"):
-        with replacing(folder / name) as temporary:
+        with store.replacing(folder / name) as temporary:
             temporary.write_text(name)
     sent: list[str] = []
 
     def fetch() -> None:
         before = {path: path.stat().st_ino for path in folder.glob("*")}
-        bucket.fetch(folder, lambda name: name != "c", lambda name: True)
+        bucket.download(folder, lambda name: name != "c", lambda name: True)
         sent[:] = [path.name for path in sorted(folder.glob("*")) if before.get(path) != path.stat().st_ino]
 
     fetch()
@@ -101,7 +116,7 @@ def test_what_lacks_is_fetched_and_what_is_gone_goes(out: Path, bucket: Bucket) 
     fetch()
     assert sent == ["b"]
     assert (folder / "b").read_text() == "B"
-    bucket.remove(folder / "a")
+    bucket.delete(folder / "a")
     (folder / "just written").write_text("")
     fetch()
     assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "just written"]
@@ -113,7 +128,7 @@ def test_what_lacks_is_fetched_and_what_is_gone_goes(out: Path, bucket: Bucket) 
 
 def test_a_folder_is_taken_whole_or_not_at_all(out: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = out / "cache/baseline/0123456789ab"
-    assert not bucket.take(folder)
+    assert not bucket.download_folder(folder)
     bucket.write(folder / "one", b"1")
     bucket.write(folder / "two", b"2")
     folder.mkdir(parents=True)
@@ -121,26 +136,25 @@ def test_a_folder_is_taken_whole_or_not_at_all(out: Path, bucket: Bucket, monkey
     with monkeypatch.context() as broken:
         broken.setattr(os, "utime", lambda *words: (_ for _ in ()).throw(OSError("killed")))
         with pytest.raises(OSError, match="killed"):
-            bucket.take(folder)
+            bucket.download_folder(folder)
     assert [path.name for path in folder.iterdir()] == ["one"]
-    assert bucket.take(folder)
+    assert bucket.download_folder(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"one": b"1", "two": b"2"}
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-    assert sorted(bucket.listing(folder)) == ["one", "two"]
+    assert sorted(bucket.list_objects(folder)) == ["one", "two"]
     bucket.write(folder.with_name("0123456789abc") / "neighbour", b"")
-    bucket.clear(folder)
-    assert sorted(bucket.listing(folder.parent)) == ["0123456789abc/neighbour"]
-    assert bucket.folders(out) == ["cache"]
+    bucket.delete_folder(folder)
+    assert sorted(bucket.list_objects(folder.parent)) == ["0123456789abc/neighbour"]
+    assert bucket.list_folders(out) == ["cache"]
 
 
 def test_a_bucket_that_is_not_there_is_named(out: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket.check(out)
-    assert bucket.listing(out) == {}
-    missing = store_folder("s3://never-made/runs")
-    away = bucket_of(missing)
-    assert away is not None
+    assert bucket.list_objects(out) == {}
+    missing = Store.open("s3://never-made/runs")
+    assert missing.bucket is not None
     with pytest.raises(StoreAway, match="s3://never-made"):
-        away.check(missing)
+        missing.bucket.check(missing.folder)
 
 
 def test_a_server_that_writes_over_what_exists_is_refused(
@@ -153,20 +167,20 @@ def test_a_server_that_writes_over_what_exists_is_refused(
 
 
 def test_a_lease_has_one_holder_and_falls_when_it_is_released(out: Path, bucket: Bucket) -> None:
-    folder = out / "sweep/.driver.lease"
-    assert holder_of(bucket, folder) is None
-    with leased(bucket, folder, wait=False):
-        held = holder_of(bucket, folder)
+    path = out / "sweep/.driver"
+    assert holder_of(bucket, path) is None
+    with acquire_lease(bucket, path, wait=False):
+        held = holder_of(bucket, path)
         assert held is not None
         assert held.pid == os.getpid()
         with pytest.raises(LeaseHeld, match=f"pid {os.getpid()}; last heard of . s ago"), \
-             leased(bucket, folder, wait=False):  # fmt: skip
+             acquire_lease(bucket, path, wait=False):  # fmt: skip
             pass
-    assert holder_of(bucket, folder) is None
-    with leased(bucket, folder, wait=False):
+    assert holder_of(bucket, path) is None
+    with acquire_lease(bucket, path, wait=False):
         pass
     # It is told by numbers that only grow; of those before nothing is left.
-    assert sorted(bucket.listing(folder)) == ["00000002"]
+    assert sorted(bucket.list_objects(out / "sweep/.driver.lease")) == ["00000002"]
 
 
 def test_eight_that_want_a_lease_have_it_one_after_another(
@@ -177,7 +191,7 @@ def test_eight_that_want_a_lease_have_it_one_after_another(
     most: list[int] = []
 
     def work(number: int) -> None:
-        with bucket.alone(out / "cache/baseline/0123456789ab"):
+        with acquire_lease(bucket, out / "cache/baseline/0123456789ab"):
             inside.append(number)
             most.append(len(inside))
             time.sleep(0.01)
@@ -192,47 +206,47 @@ def dead(**changes: object) -> Holder:
     return Holder(**{"host": "other", "pid": 1, "machine": "another one", "started": "1", "token": "t", **changes})
 
 
-def leave(bucket: Bucket, folder: Path, holder: Holder) -> None:
-    bucket.write(folder / "00000007", leases._json(holder))
+def leave(bucket: Bucket, path: Path, holder: Holder) -> None:
+    bucket.write(lease_folder(path) / "00000007", leases._encode(holder))
 
 
 def test_a_lease_that_nobody_renews_is_taken_over(out: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = out / "sweep/.driver.lease"
-    leave(bucket, folder, dead())
-    with pytest.raises(LeaseHeld, match="host other, pid 1; last heard of"), leased(bucket, folder, wait=False):
+    path = out / "sweep/.driver"
+    leave(bucket, path, dead())
+    with pytest.raises(LeaseHeld, match="host other, pid 1; last heard of"), acquire_lease(bucket, path, wait=False):
         pass
     monkeypatch.setattr(leases, "SECONDS", 1.0)
     monkeypatch.setattr(leases, "_POLL_SECONDS", 0.1)
-    with leased(bucket, folder, wait=True) as lost:
-        assert sorted(bucket.listing(folder)) == ["00000008"]
+    with acquire_lease(bucket, path, wait=True) as lost:
+        assert sorted(bucket.list_objects(lease_folder(path))) == ["00000008"]
         time.sleep(2.5)
-        assert holder_of(bucket, folder) is not None  # it is renewed
+        assert holder_of(bucket, path) is not None  # it is renewed
         assert not lost()
         # As after a pause of this process: somebody has come meanwhile.
         monkeypatch.setattr(leases, "SECONDS", 0.0)
-        bucket.create(folder / "00000009", leases._json(dead()))
+        bucket.create(lease_folder(path) / "00000009", leases._encode(dead()))
         time.sleep(1.0)
         assert lost()
-    assert bucket.read(folder / "00000009") == leases._json(dead())
+    assert bucket.read(lease_folder(path) / "00000009") == leases._encode(dead())
 
 
 def test_a_lease_of_a_process_that_this_machine_knows_to_be_gone_is_taken_at_once(out: Path, bucket: Bucket) -> None:
-    folder = out / "sweep/.driver.lease"
+    path = out / "sweep/.driver"
     here = Holder.here()
-    leave(bucket, folder, dead(machine=here.machine, pid=here.pid, started="0"))  # its number is another's by now
-    with leased(bucket, folder, wait=False):
+    leave(bucket, path, dead(machine=here.machine, pid=here.pid, started="0"))  # its number is another's by now
+    with acquire_lease(bucket, path, wait=False):
         pass
 
 
 def test_the_clock_is_the_buckets_own(out: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bucket, "_ahead", None)
+    monkeypatch.setattr(bucket, "_clock_offset", None)
     monkeypatch.setattr(time, "time", lambda: 0.0)
     assert bucket.now(out / "a") > 1e9
-    assert bucket.listing(out) == {}
+    assert bucket.list_objects(out) == {}
 
 
 def test_who_has_patience_waits_once_for_a_bucket_that_is_away(
-    out: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    out: Path, bucket: Bucket, bucket_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
@@ -245,11 +259,11 @@ def test_who_has_patience_waits_once_for_a_bucket_that_is_away(
         return send(*words, **more)
 
     monkeypatch.setattr(bucket._system, "pipe_file", failing)
-    monkeypatch.setattr(bucket, "patience", 60.0)
-    bucket.write(out / "a", b"1")
+    patient = Store.open(bucket_uri, patience=60.0).bucket
+    assert patient is not None
+    patient.write(out / "a", b"1")
     assert slept == [1.0, 2.0]
     assert bucket.read(out / "a") == b"1"
-    monkeypatch.setattr(bucket, "patience", 0.5)
     for problem in (ConnectionError("reset"), PermissionError("no")):
         answers = iter([problem])
         with pytest.raises(StoreAway, match=f"s3://.*: {problem}"):
@@ -276,21 +290,21 @@ def test_facts_of_objects_are_read_as_each_library_tells_them() -> None:
 
 
 def test_a_holder_of_another_version_is_a_holder(out: Path, bucket: Bucket) -> None:
-    folder = out / "sweep/.driver.lease"
-    bucket.write(folder / "00000003", b'{"written": "later"}')
-    with pytest.raises(LeaseHeld, match="host unknown"), leased(bucket, folder, wait=False):
+    path = out / "sweep/.driver"
+    bucket.write(lease_folder(path) / "00000003", b'{"written": "later"}')
+    with pytest.raises(LeaseHeld, match="host unknown"), acquire_lease(bucket, path, wait=False):
         pass
 
 
 def test_a_store_may_be_a_whole_bucket(bucket_uri: str) -> None:
-    out = store_folder(bucket_uri.rpartition("/")[0])
-    bucket = bucket_of(out)
+    store = Store.open(bucket_uri.rpartition("/")[0])
+    out, bucket = store.folder, store.bucket
     assert bucket is not None
-    assert bucket.listing(out) == {}
+    assert bucket.list_objects(out) == {}
     bucket.check(out / "sweep")
-    write_once(out / "sweep/a", b"1")
-    assert list(bucket.listing(out)) == ["sweep/a"]
-    assert bucket.folders(out) == ["sweep"]
-    bucket.fetch(out / "sweep", lambda name: True, lambda name: True)
-    bucket.clear(out)
-    assert bucket.listing(out) == {}
+    store.write_once(out / "sweep/a", b"1")
+    assert list(bucket.list_objects(out)) == ["sweep/a"]
+    assert bucket.list_folders(out) == ["sweep"]
+    bucket.download(out / "sweep", lambda name: True, lambda name: True)
+    bucket.delete_folder(out)
+    assert bucket.list_objects(out) == {}

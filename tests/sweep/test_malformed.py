@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.storage.store import Store
 
 GOOD = """
 name: s
@@ -169,7 +170,7 @@ def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
             "target": {"sparsity": 0.5},
         }
     )
-    result = run_trial(spec, Workspace(tmp_path / "runs", "s", data_cache=tmp_path / "cache"))
+    result = run_trial(spec, Workspace(Store(tmp_path / "runs"), "s", data_cache=tmp_path / "cache"))
     assert result.status == "failed"
     assert result.error is not None
     assert result.error.startswith("CorruptImage: ")

@@ -14,6 +14,7 @@ from orchestrator.records.records import write_result
 from orchestrator.records.views import ViewWriter
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace, parse_yaml
+from orchestrator.storage.store import Store
 from orchestrator.surgery.serialization import save_pruned
 from orchestrator.sweep.planning import plan
 
@@ -40,10 +41,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         metrics = {"accuracy": accuracy, "val_accuracy": accuracy, "macs": macs}
         moments = {"started": "2026-01-01T10:00:00+00:00", "ended": "2026-01-01T10:01:00+00:00"}
         result = TrialResult(trial_id=trial.trial_id, spec=trial.spec, status="done", metrics=metrics, **moments)
-        write_result(place, result)
+        write_result(Store(folder.parent), place, result)
         model = build("lenet5", {}, **SHAPE)
         save_pruned(place, model, {"kept": None, "model": {"name": "lenet5", "params": {}}, "shape": SHAPE})
-    assert ViewWriter(folder.parent, "fronted", searchspace=SPACE).close() == []
+    assert ViewWriter(Store(folder.parent), "fronted", searchspace=SPACE).close() == []
     return folder
 
 

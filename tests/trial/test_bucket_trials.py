@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.spec.result import EpochRow
-from orchestrator.storage.bucket import bucket_of
-from orchestrator.storage.uri import store_folder
+from orchestrator.storage.store import Store
 from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.space.resolve import resolve
 from orchestrator.training import checkpoint as checkpoints
@@ -33,21 +32,20 @@ class Lost(BaseException):
 @pytest.fixture
 def workspace(bucket_uri: str, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
-    monkeypatch.setattr(checkpoints, "COPY_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "UPLOAD_SECONDS", 0.0)
     monkeypatch.setattr(checkpoints, "_SHARE", 1e9)
-    out = store_folder(bucket_uri)
-    return Workspace(out, "sweep", remote=bucket_of(out))
+    return Workspace(Store.open(bucket_uri), "sweep")
 
 
 def objects(workspace: Workspace) -> list[str]:
-    bucket = bucket_of(workspace.out)
+    bucket = workspace.store.bucket
     assert bucket is not None
-    return sorted(bucket.listing(workspace.out))
+    return sorted(bucket.list_objects(workspace.store.folder))
 
 
 def test_it_goes_on_from_the_last_epoch_that_went_up(workspace: Workspace, tmp_path: Path) -> None:
     spec = resolve(SMALL)
-    whole = run_trial(spec, Workspace(tmp_path / "whole", "sweep"))
+    whole = run_trial(spec, Workspace(Store(tmp_path / "whole"), "sweep"))
 
     def breaking(row: EpochRow, epochs: int) -> None:
         if (row.stage, row.epoch) == ("retrain", 1):
@@ -58,7 +56,7 @@ def test_it_goes_on_from_the_last_epoch_that_went_up(workspace: Workspace, tmp_p
     left = objects(workspace)
     assert f"cache/baseline/{spec.baseline_key}/stage.json" in left
     assert len([name for name in left if "/.checkpoint/" in name]) == 2
-    shutil.rmtree(workspace.out)
+    shutil.rmtree(workspace.store.folder)
 
     trained: list[int] = []
     loop = checkpoints.Checkpoint.write
@@ -81,19 +79,19 @@ def test_the_newer_of_two_checkpoints_counts(workspace: Workspace, tmp_path: Pat
     import torch
 
     folder = workspace.trial_folder("a") / ".checkpoint"
-    here = checkpoints.Checkpoint(folder, {"commit": "x"}, workspace.remote)
+    here = checkpoints.Checkpoint(folder, {"commit": "x"}, workspace.store.bucket)
     here.write({"t": torch.zeros(1)}, {"epoch": 1})
     shutil.copytree(folder, tmp_path / "stale")
     here.write({"t": torch.ones(1)}, {"epoch": 2})
-    bucket = bucket_of(folder)
+    bucket = workspace.store.bucket
     assert bucket is not None
-    assert len(bucket.listing(folder)) == 2  # the tensors of the first went when those of the second had come
+    assert len(bucket.list_objects(folder)) == 2  # the tensors of the first went when those of the second had come
     shutil.rmtree(folder)
     shutil.copytree(tmp_path / "stale", folder)
-    found = checkpoints.Checkpoint(folder, {"commit": "x"}, workspace.remote).read()
+    found = checkpoints.Checkpoint(folder, {"commit": "x"}, workspace.store.bucket).read()
     assert found is not None
     assert found[1] == {"epoch": 2}
-    assert checkpoints.Checkpoint(folder, {"commit": "y"}, workspace.remote).read() is None
+    assert checkpoints.Checkpoint(folder, {"commit": "y"}, workspace.store.bucket).read() is None
     here.remove()
-    assert bucket.listing(folder) == {}
+    assert bucket.list_objects(folder) == {}
     assert not folder.exists()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.storage.store import Store
 from orchestrator.storage.workspace import Workspace
 from orchestrator.surgery.cutting import cut
 from orchestrator.surgery.groups import channel_groups
@@ -94,8 +95,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     ids = []
     for sparsity in (0.5, 0.9999):
         spec = resolve({**plain, "target": {"sparsity": sparsity}})
-        result = run_trial(spec, Workspace(out, "s"))
-        write_result(out / "s" / "trials" / spec.trial_id, result)
+        result = run_trial(spec, Workspace(Store(out), "s"))
+        write_result(Store(out), out / "s" / "trials" / spec.trial_id, result)
         ids.append(spec.trial_id)
     (out / "s" / "searchspace.yaml").write_text("name: s\n")
     return out, ids[0], ids[1]

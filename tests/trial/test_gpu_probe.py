@@ -10,6 +10,7 @@ import torch
 from orchestrator.data.batching import Split
 from orchestrator.spec.errors import out_of_memory
 from orchestrator.spec.result import EpochRow
+from orchestrator.storage.store import Store
 from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.space.resolve import resolve
 from orchestrator.trial import gpu_probe
@@ -36,7 +37,7 @@ def test_every_kind_of_training_can_be_probed(method: str, tmp_path: Path, monke
     """Two steps an epoch, three epochs, on the CPU: the probe's training does not depend on the device."""
     monkeypatch.setattr(gpu_probe, "_STEPS", 2)
     rows: list[EpochRow] = []
-    context = Context(spec(method, 32), Workspace(tmp_path, "s"), lambda row, epochs: rows.append(row))
+    context = Context(spec(method, 32), Workspace(Store(tmp_path), "s"), lambda row, epochs: rows.append(row))
     gpu_probe._train(context, sparse=method != "l1_norm")
     assert [row.epoch for row in rows] == [0, 1, 2]
     assert list(tmp_path.iterdir()) == []
@@ -44,14 +45,14 @@ def test_every_kind_of_training_can_be_probed(method: str, tmp_path: Path, monke
 
 def test_nothing_is_measured_without_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert gpu_probe.measure_load(spec(), Workspace(tmp_path, "s"), sparse=False) is None
+    assert gpu_probe.measure_load(spec(), Workspace(Store(tmp_path), "s"), sparse=False) is None
 
 
 def test_without_kernels_the_utilization_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU, with the real profiler."""
     monkeypatch.setattr(gpu_probe, "_STEPS", 2)
     timer = gpu_probe._EpochTimer()
-    gpu_probe._train(Context(spec(), Workspace(tmp_path, "s"), timer.on_epoch), sparse=False)
+    gpu_probe._train(Context(spec(), Workspace(Store(tmp_path), "s"), timer.on_epoch), sparse=False)
     assert timer._seconds > 0
     assert timer.utilization is None
 
@@ -77,7 +78,7 @@ def test_every_form_of_out_of_memory_is_recognised() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_larger_batch_takes_more_memory_and_keeps_the_gpu_busier(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path, "s", device="cuda")
+    workspace = Workspace(Store(tmp_path), "s", device="cuda")
     small = gpu_probe.measure_load(spec(batch_size=8), workspace, sparse=False)
     large = gpu_probe.measure_load(spec(batch_size=512), workspace, sparse=False)
     sparse = gpu_probe.measure_load(spec("network_slimming", 512), workspace, sparse=True)
@@ -96,7 +97,9 @@ def test_a_training_that_does_not_fit_takes_the_whole_gpu(tmp_path: Path, monkey
     torch.cuda.set_per_process_memory_fraction(1e-4)
     try:
         torch.cuda.empty_cache()
-        load = gpu_probe.measure_load(spec(batch_size=512), Workspace(tmp_path, "s", device="cuda"), sparse=False)
+        load = gpu_probe.measure_load(
+            spec(batch_size=512), Workspace(Store(tmp_path), "s", device="cuda"), sparse=False
+        )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert load == (torch.cuda.mem_get_info()[1], None)

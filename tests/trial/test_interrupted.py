@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator.spec.result import EpochRow, TrialResult
+from orchestrator.storage.store import Store
 from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.space.resolve import resolve
 from orchestrator.training import checkpoint as checkpoints
@@ -68,17 +69,17 @@ def test_an_interrupted_trial_has_the_record_of_an_uninterrupted_one(
     tmp_path: Path, changes: dict[str, Any], stage: str
 ) -> None:
     spec = resolve({**SMALL, **changes})
-    whole = run_trial(spec, Workspace(tmp_path / "whole", "s"))
+    whole = run_trial(spec, Workspace(Store(tmp_path / "whole"), "s"))
     assert whole.status == "done", whole.error
-    broken = Workspace(tmp_path / "broken", "s")
+    broken = Workspace(Store(tmp_path / "broken"), "s")
     with pytest.raises(Killed):
         run_trial(spec, broken, killed_in(stage, 1))
-    assert len(checkpoints_in(broken.out)) == 1
+    assert len(checkpoints_in(broken.store.folder)) == 1
     reported: list[EpochRow] = []
     again = run_trial(spec, broken, lambda row, epochs: reported.append(row))
     assert same(whole, again)
-    assert checkpoints_in(broken.out) == []
-    saved = [next(out.glob("s/trials/*/model.safetensors")) for out in (tmp_path / "whole", broken.out)]
+    assert checkpoints_in(broken.store.folder) == []
+    saved = [next(out.glob("s/trials/*/model.safetensors")) for out in (tmp_path / "whole", broken.store.folder)]
     assert saved[0].read_bytes() == saved[1].read_bytes()
     # The whole curve is reported, so that counts of epochs are right.
     assert [row.epoch for row in reported if row.stage == "retrain"][:3] == [0, 1, 2]
@@ -88,10 +89,10 @@ def test_a_sparse_training_resumes_with_its_gates(tmp_path: Path) -> None:
     changes = {"method": {"name": "bar", "sparse_epochs": 3}, "target": {"sparsity": 0.5}}
     spec = resolve({**SMALL, **changes})
     outs = [tmp_path / "whole", tmp_path / "broken"]
-    run_stage("sparse_training", spec, Workspace(outs[0], "s"))
+    run_stage("sparse_training", spec, Workspace(Store(outs[0]), "s"))
     with pytest.raises(Killed):
-        run_stage("sparse_training", spec, Workspace(outs[1], "s"), killed_in("sparse_training", 1))
-    assert run_stage("sparse_training", spec, Workspace(outs[1], "s"))
+        run_stage("sparse_training", spec, Workspace(Store(outs[1]), "s"), killed_in("sparse_training", 1))
+    assert run_stage("sparse_training", spec, Workspace(Store(outs[1]), "s"))
     files = [next(out.glob("cache/sparse_training/[!.]*/tensors.safetensors")) for out in outs]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert checkpoints_in(outs[1]) == []
@@ -105,6 +106,7 @@ from orchestrator.spec.trial import TrialSpec
 from orchestrator.storage.workspace import Workspace
 from orchestrator.training import checkpoint
 from orchestrator.trial.run import run_trial
+from orchestrator.storage.store import Store
 
 torch.set_num_threads(1)
 checkpoint.SECONDS = 0.0
@@ -114,19 +116,19 @@ def report(row, epochs):
     if (row.stage, row.epoch) == ("retrain", 1):
         os.kill(os.getpid(), signal.SIGKILL)
 
-run_trial(TrialSpec.model_validate_json(sys.argv[1]), Workspace(Path(sys.argv[2]), "s"), report)
+run_trial(TrialSpec.model_validate_json(sys.argv[1]), Workspace(Store(Path(sys.argv[2])), "s"), report)
 """
 
 
 def test_sigkill(tmp_path: Path) -> None:
     spec = resolve(SMALL)
-    whole = run_trial(spec, Workspace(tmp_path / "whole", "s"))
+    whole = run_trial(spec, Workspace(Store(tmp_path / "whole"), "s"))
     command = [sys.executable, "-c", _KILLED, spec.model_dump_json(), str(tmp_path / "broken")]
     ended = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
     assert ended.returncode == -signal.SIGKILL
     assert len(checkpoints_in(tmp_path / "broken")) == 1
     reported: list[EpochRow] = []
-    again = run_trial(spec, Workspace(tmp_path / "broken", "s"), lambda row, epochs: reported.append(row))
+    again = run_trial(spec, Workspace(Store(tmp_path / "broken"), "s"), lambda row, epochs: reported.append(row))
     assert same(whole, again)
     assert "baseline" in again.reused
     assert checkpoints_in(tmp_path / "broken") == []
@@ -136,11 +138,11 @@ def test_the_checkpoint_of_another_selection_is_ignored(tmp_path: Path) -> None:
     """The checkpoint of a trial with another selection, say of other hardware, must not be used."""
     spec = resolve({**SMALL, "method": "random", "target": {"sparsity": 0.5}})
     other = resolve({**SMALL, "method": "l1_norm", "target": {"sparsity": 0.5}})
-    whole = run_trial(spec, Workspace(tmp_path / "whole", "s"))
-    broken = Workspace(tmp_path / "broken", "s")
+    whole = run_trial(spec, Workspace(Store(tmp_path / "whole"), "s"))
+    broken = Workspace(Store(tmp_path / "broken"), "s")
     with pytest.raises(Killed):
         run_trial(other, broken, killed_in("retrain", 1))
-    (checkpoint,) = checkpoints_in(broken.out)
+    (checkpoint,) = checkpoints_in(broken.store.folder)
     broken.trial_folder(spec.trial_id).mkdir(parents=True)
     checkpoint.rename(broken.trial_folder(spec.trial_id) / ".checkpoint")
     assert same(whole, run_trial(spec, broken))
@@ -151,8 +153,8 @@ def test_trials_that_were_stopped_or_diverged_leave_no_checkpoint(tmp_path: Path
         if (row.stage, row.epoch) == ("retrain", 1):
             raise Stopped("others are better", 2 / 3)
 
-    stopped = run_trial(resolve(SMALL), Workspace(tmp_path, "s"), stop)
+    stopped = run_trial(resolve(SMALL), Workspace(Store(tmp_path), "s"), stop)
     assert (stopped.status, len([row for row in stopped.epochs if row.stage == "retrain"])) == ("stopped", 2)
-    diverged = run_trial(resolve({**SMALL, "baseline": {"epochs": 3, "lr": 1e18}}), Workspace(tmp_path, "s"))
+    diverged = run_trial(resolve({**SMALL, "baseline": {"epochs": 3, "lr": 1e18}}), Workspace(Store(tmp_path), "s"))
     assert diverged.status == "diverged"
     assert checkpoints_in(tmp_path) == []

@@ -10,6 +10,7 @@ import torch
 from orchestrator.data.images import open_data
 from orchestrator.models.build import build
 from orchestrator.spec.result import TrialResult
+from orchestrator.storage.store import Store
 from orchestrator.storage.workspace import Workspace
 from orchestrator.surgery.serialization import rebuild
 from orchestrator.sweep.space.resolve import resolve
@@ -27,7 +28,7 @@ SMALL = {
 
 
 def trial(out: Path, **changes: Any) -> TrialResult:
-    result = run_trial(resolve({**SMALL, **changes}), Workspace(out, "s"))
+    result = run_trial(resolve({**SMALL, **changes}), Workspace(Store(out), "s"))
     assert result.status == "done", result.error
     return result
 
@@ -108,7 +109,7 @@ def test_emptied_layers_are_noted(tmp_path: Path) -> None:
 
 
 def test_a_target_that_cannot_be_met_is_an_error(tmp_path: Path) -> None:
-    result = run_trial(resolve({**SMALL, "target": {"sparsity": 0.99999}}), Workspace(tmp_path, "s"))
+    result = run_trial(resolve({**SMALL, "target": {"sparsity": 0.99999}}), Workspace(Store(tmp_path), "s"))
     assert result.status == "failed"
     assert result.error is not None
     assert result.error.startswith("CannotMeetTarget: ")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.redacting import redacted
-from orchestrator.storage.atomic import replacing_here
+from orchestrator.storage.atomic import replacing
+from orchestrator.storage.locks import LockUnavailable, acquire_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -66,7 +66,7 @@ def make_database(path: Path) -> None:
     _quiet()
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 
-    with replacing_here(path) as temporary:
+    with replacing(path) as temporary:
         engine = create_sqlalchemy_engine(f"sqlite:///{temporary.resolve()}")
         try:
             _initialize_tables(engine)
@@ -81,7 +81,10 @@ def client_alone(out: Path) -> Iterator[MlflowClient]:
     from mlflow import MlflowClient
 
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out / ".mlflow.lock"):
+    with ExitStack() as locks:
+        # A bucket mounted as a folder may have no locks; then a server, not the database in it, takes the runs.
+        with suppress(LockUnavailable):
+            locks.enter_context(acquire_lock(out / ".mlflow.lock"))
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             make_database(out / "mlflow.db")
         yield MlflowClient(tracking_uri=tracking_uri(out))
@@ -150,13 +153,3 @@ def _quiet() -> None:
 
     for name in ("mlflow", "alembic", "sqlalchemy.engine", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with the process that holds it."""
-    with open(path, "a") as file:
-        # A bucket mounted as a folder may know no locks; then a server, not the database in it, takes the runs.
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

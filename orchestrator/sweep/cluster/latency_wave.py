@@ -8,14 +8,15 @@ from typing import Any
 
 import ray
 
-from orchestrator.records.bucket_sync import refresh_trial
 from orchestrator.records.records import Latency, write_latency
 from orchestrator.spec.search_space import Resources
-from orchestrator.storage.uri import address_of, store_folder
+from orchestrator.storage.store import Store
 from orchestrator.sweep.worker.latency import measure
 
 
-def measure_all(folders: Sequence[Path], resources: Resources, measured: Callable[[Path, str | None], None]) -> None:
+def measure_all(
+    store: Store, folders: Sequence[Path], resources: Resources, measured: Callable[[Path, str | None], None]
+) -> None:
     """Measure the latency of every finished trial in turn and record it.
 
     One worker holds all CPUs of a node (and a whole GPU where trials have GPUs), so nothing runs beside it.
@@ -26,8 +27,8 @@ def measure_all(folders: Sequence[Path], resources: Resources, measured: Callabl
     for folder in folders:
         error: str | None = None
         try:
-            found = ray.get(worker.measure.remote(address_of(folder)))
-            write_latency(folder, Latency.model_validate(found))
+            found = ray.get(worker.measure.remote(store.address_of(folder)))
+            write_latency(store, folder, Latency.model_validate(found))
         except ray.exceptions.RayTaskError as problem:
             error = str(problem.cause)
         measured(folder, error)
@@ -46,6 +47,6 @@ class _Stopwatch:
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
 
     def measure(self, folder: str) -> dict[str, Any]:
-        place = store_folder(folder)
-        refresh_trial(place)
-        return measure(place, self._device, self._threads).model_dump()
+        store = Store.open(folder)
+        store.download(store.folder)
+        return measure(store.folder, self._device, self._threads).model_dump()

@@ -24,10 +24,10 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 import ray
 from ray import tune
 
-from orchestrator.records.bucket_sync import delete_marker
 from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.search_space import Resources
-from orchestrator.storage.uri import address_of
+from orchestrator.storage.bucket import PATIENCE
+from orchestrator.storage.store import Store
 from orchestrator.sweep.cluster.tune_searcher import Feed, LifoScheduler, Listener, StoreFull, sweep_folder
 from orchestrator.sweep.driver.allocation import Allocation
 from orchestrator.sweep.driver.jobs import Events, Job, JobQueue
@@ -94,22 +94,23 @@ def run_jobs(
     our own choice run out of its memory, what runs is let end, and the rest goes on with half as many at once.
     """
     queue = JobQueue(jobs)
+    store = Store.open(str(workspace["out"]), patience=PATIENCE)
     for left in sweep_folder(workspace).glob(".retreat-*"):  # by a driver that was killed
-        delete_marker(left)
+        store.delete_marker(left)
     while True:
         retreat = sweep_folder(workspace) / f".retreat-{secrets.token_hex(4)}" if allocation.may_halve else None
         place = {
             **workspace,
             "cpus": allocation.resources.cpus,
             "advice": allocation.advice,
-            "retreat": None if retreat is None else address_of(retreat),
+            "retreat": None if retreat is None else store.address_of(retreat),
         }
         feed = Feed(queue, place, events, suggestions, stage_is_there, policy)
         try:
             _run_wave(feed, allocation.resources, check)
         finally:
             if retreat is not None:
-                delete_marker(retreat)
+                store.delete_marker(retreat)
         if not feed.crowded:
             return
         allocation = allocation.halved()

@@ -13,10 +13,11 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.records.bucket_sync import refresh, write_marker
 from orchestrator.records.records import read_result, write_result
 from orchestrator.spec.errors import PrunesweepError, out_of_space
 from orchestrator.spec.result import TrialResult
+from orchestrator.storage.bucket import PATIENCE
+from orchestrator.storage.store import Store
 from orchestrator.storage.uri import store_folder
 from orchestrator.sweep.driver.jobs import LATENCY, Events, Job, JobQueue, jobs_of, measuring_job
 from orchestrator.sweep.driver.suggestions import Suggestions
@@ -53,6 +54,7 @@ class Feed(Searcher):
         self.events = events
         self.given: dict[str, Job] = {}
         self._workspace = dict(workspace)
+        self._store = Store.open(str(workspace["out"]), patience=PATIENCE)
         self._suggestions, self._stage_is_there, self._policy = suggestions, stage_is_there, policy
         self.full: str | None = None
         """What a worker or the driver met when it could no longer write. Tune would take an exception raised here for
@@ -104,7 +106,9 @@ class Feed(Searcher):
         progress = Progress(job.key, told["rung"], told["curve"], told["sizes"])
         reason = self._policy.decide(progress)
         if reason is not None:
-            write_marker(verdict_path(self._folder(job), progress.rung), f"{self._policy.rule.name}: {reason}")
+            self._store.write_marker(
+                verdict_path(self._folder(job), progress.rung), f"{self._policy.rule.name}: {reason}"
+            )
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         job = self.given.pop(trial_id, None)
@@ -127,7 +131,7 @@ class Feed(Searcher):
         if result is not None and result.get("back"):
             self.crowded = True
             # What was given out and has not begun comes back at once.
-            write_marker(store_folder(str(self._workspace["retreat"])), "")
+            self._store.write_marker(store_folder(str(self._workspace["retreat"])), "")
             self.queue.back(job)
             self.events.returned(job)
             return
@@ -172,7 +176,7 @@ class Feed(Searcher):
         """A file of a trial, which a worker on another machine may have written."""
         path = self._folder(job) / name
         if not path.exists():
-            refresh(path.parent)
+            self._store.refresh(path.parent)
         return path
 
     def _folder(self, job: Job) -> Path:
@@ -187,7 +191,7 @@ class Feed(Searcher):
                 trial_id=job.key, spec=job.spec, arm=job.arm, point=dict(job.point), status=status,
                 error=reason or "no record was written",
             )  # fmt: skip
-            write_result(path.parent, lost)
+            write_result(self._store, path.parent, lost)
         return read_result(path)
 
     def __getstate__(self) -> dict[str, Any]:

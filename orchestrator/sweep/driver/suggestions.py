@@ -11,6 +11,7 @@ from pathlib import Path
 from orchestrator.records.records import RESULT, DamagedRecord, read_latency, read_result, recorded_ids
 from orchestrator.spec.errors import SpecError, out_of_space
 from orchestrator.spec.result import TrialResult
+from orchestrator.storage.store import Store
 from orchestrator.sweep.planning import Plan, PlannedTrial, drawn_before
 from orchestrator.sweep.search.drawn import forget_drawn, note_drawn
 from orchestrator.sweep.search.observation import EvaluatedTrial, Observation, needs_latency, observe
@@ -32,11 +33,13 @@ class Suggestions:
 
     Args:
         planned: the sweep's plan, with what is drawn already; the caller runs what of it has no record.
-        folder: the sweep's folder.
+        store: the store.
+        folder: the sweep's folder in it.
         slots: trials that run at once; many more would be drawn without knowing what these give.
     """
 
-    def __init__(self, planned: Plan, folder: Path, slots: int) -> None:
+    def __init__(self, planned: Plan, store: Store, folder: Path, slots: int) -> None:
+        self._store = store
         self._planned, self._folder, self._slots = planned, folder, slots
         self._space, self._arms = planned.space, planned.arms
         self._wanted = planned.total
@@ -202,14 +205,14 @@ class Suggestions:
                 self.error = problem
                 self._end()
             else:
-                note_drawn(self._folder, trial)
+                note_drawn(self._store, self._folder, trial)
                 with self._changed:
                     self._counted.add(trial.trial_id)
                     self._ready.append(trial)
                     self._changed.notify_all()
         for trial in self._ready:
             proposer.cancel(trial.trial_id)
-            forget_drawn(self._folder, trial)
+            forget_drawn(self._store, self._folder, trial)
         if proposer.impossible:
             self.notes.append(f"{proposer.impossible} suggestions could not be tried; the last: {proposer.problem}")
 

@@ -28,7 +28,7 @@ def left_in_bucket(
         seconds: a draft or a lease that was not written for so long has no holder.
     """
     now: float | None = None
-    for name, stored in sorted(_entries(bucket.listing(out)).items()):
+    for name, stored in sorted(_entries(bucket.list_objects(out)).items()):
         size = sum(one.size for one in stored)
         output = _OUTPUT.fullmatch(name)
         if output is not None:

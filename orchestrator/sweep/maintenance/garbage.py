@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import secrets
-import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.records.bucket_sync import refresh, sweeps_of
 from orchestrator.records.records import DamagedRecord, read_results
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.stages import STAGE_NAMES
-from orchestrator.storage.bucket import bucket_of
-from orchestrator.storage.driver_lock import DriverAtWork, exclude_driver
-from orchestrator.storage.uri import address_of
+from orchestrator.storage.atomic import remove_folder
+from orchestrator.storage.driver_lock import SweepLocked, exclude_driver
+from orchestrator.storage.locks import LockUnavailable, acquire_lock
+from orchestrator.storage.store import Store
 from orchestrator.sweep.maintenance.bucket_garbage import left_in_bucket
 from orchestrator.sweep.planning import plan, stages_of
 
@@ -55,7 +52,7 @@ class Cleaning:
     """Lines that say what was left alone, and why."""
 
 
-def clean(out: Path, *, dry_run: bool = False) -> Cleaning:
+def clean(store: Store, *, dry_run: bool = False) -> Cleaning:
     """Remove what no sweep needs. Sweeps that are running are never touched; others cannot start meanwhile.
 
     A stage output is needed if a recorded trial came from it, or a planned one will: of every search space in the
@@ -63,42 +60,42 @@ def clean(out: Path, *, dry_run: bool = False) -> Cleaning:
     stage output stays. Of a store in a bucket, the bucket and this machine's mirror are cleaned.
     """
     done = Cleaning()
-    bucket = bucket_of(out)
+    out, bucket = store.folder, store.bucket
     if bucket is not None:
-        for name in sweeps_of(out):
-            refresh(out / name)
+        for name in store.list_sweeps():
+            store.refresh(out / name)
     sweeps = sorted({path.parent for path in out.glob("*/searchspace*.yaml") if not path.parent.is_symlink()})
     with ExitStack() as locks:
         idle = []
         for folder in sweeps:
             try:
-                locks.enter_context(exclude_driver(folder))
+                locks.enter_context(exclude_driver(store, folder))
                 idle.append(folder)
-            except DriverAtWork as busy:
+            except SweepLocked as busy:
                 done.kept.append(f"{busy}; its folder, and all drafts and locks of the cache, stay")
         needed = _needed(sweeps, done.kept)
         found: list[Removal] = []
         if needed is not None:
-            found += _orphans(out / "cache", needed)
+            found += _orphans(store.cache, needed)
         if len(idle) == len(sweeps):
-            found += _left_in_cache(out / "cache")
+            found += _left_in_cache(store.cache)
             found += _drafts(out.glob(".preflight-*"))
         if bucket is not None:
             left = left_in_bucket(bucket, out, needed, idle=len(idle) == len(sweeps), seconds=_DRAFT_SECONDS)
             found += [Removal(path, what, size, in_bucket=True) for path, what, size in left]
         for folder in idle:
             found += _drafts(path for path in _below(folder) if path.is_file())
-        done.removed = [removal for removal in found if dry_run or _remove(removal)]
+        done.removed = [removal for removal in found if dry_run or _remove(store, removal)]
     return done
 
 
-def told(done: Cleaning, *, dry_run: bool) -> list[str]:
+def told(store: Store, done: Cleaning, *, dry_run: bool) -> list[str]:
     """What was done, in lines: every stage output and draft by its path, locks by their number, the sum at the end."""
     verb = "would remove" if dry_run else "removed"
     lines = [f"kept: {line}" for line in done.kept]
     shown = [removal for removal in done.removed if removal.what != "lock"]
     for removal in shown:
-        place = address_of(removal.path) if removal.in_bucket else removal.path
+        place = store.address_of(removal.path) if removal.in_bucket else removal.path
         lines.append(f"{verb} {removal.what} {place} ({removal.bytes:,} bytes)")
     total = sum(removal.bytes for removal in done.removed)
     locks = len(done.removed) - len(shown)
@@ -147,36 +144,25 @@ def _drafts(paths: Iterable[Path]) -> Iterator[Removal]:
             yield Removal(path, "draft", _size(path))
 
 
-def _remove(removal: Removal) -> bool:
+def _remove(store: Store, removal: Removal) -> bool:
     """False where somebody came first, or holds what looked abandoned."""
     path = removal.path
     if removal.in_bucket:
-        bucket = bucket_of(path)
-        if bucket is not None:
-            bucket.clear(path)
-            bucket.remove(path)
+        if store.bucket is not None:
+            store.bucket.delete_folder(path)
+            store.bucket.delete(path)
         return True
     try:
         if removal.what == "lock":
-            with _held(path):
+            with acquire_lock(path, wait=False):
                 path.unlink()
         elif path.is_dir():
-            # Out of sight first: a reader finds all of a stage's output or none of it.
-            grave = path.with_name(f".{path.name.strip('.').partition('-')[0]}-{secrets.token_hex(4)}")
-            os.rename(path, grave)
-            shutil.rmtree(grave)
+            remove_folder(path)
         else:
             path.unlink()
-    except (FileNotFoundError, BlockingIOError):
+    except (FileNotFoundError, LockUnavailable):
         return False
     return True
-
-
-@contextmanager
-def _held(lock: Path) -> Iterator[None]:
-    with open(lock, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
 
 
 def _children(folder: Path) -> list[Path]:

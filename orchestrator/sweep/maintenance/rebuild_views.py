@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.records.mlflow.view import MlflowFailure, MlflowView, tracking_uri
@@ -11,6 +11,8 @@ from orchestrator.records.views import ViewWriter
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.storage.driver_lock import exclude_driver
+from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.sweep.planning import plan
 
 
@@ -27,25 +29,25 @@ class Synced:
     """A line for each view that is not complete."""
 
 
-def sync(folder: Path) -> Synced:
+def sync(store: Store, folder: Path) -> Synced:
     """Bring Parquet and MLflow to what the records of a sweep say; doing it again changes nothing.
 
     Raises:
-        DriverAtWork: the sweep is running; its driver keeps the views.
+        SweepLocked: the sweep is running; its driver keeps the views.
         SpecError: its search space cannot be read.
     """
-    path = folder / "searchspace.yaml"
+    path = SweepPaths(folder).searchspace
     space = SearchSpace.load(path)
-    out = folder.resolve().parent
-    with exclude_driver(folder):
+    store = replace(store, folder=folder.resolve().parent)
+    with exclude_driver(store, folder):
         recorded = recorded_ids(folder)
         complete = plan(space, folder).total <= len(recorded)
-        writer = ViewWriter(out, space.name, question=space.question or "", searchspace=path.read_text("utf-8"))
+        writer = ViewWriter(store, space.name, question=space.question or "", searchspace=path.read_text("utf-8"))
         warnings = writer.close("FINISHED" if complete else "KILLED")
         discarded = 0
         if not warnings:
             try:
-                discarded = MlflowView(out, space.name).discard_all_but(recorded)
+                discarded = MlflowView(store.folder, space.name).discard_all_but(recorded)
             except MlflowFailure as error:
                 warnings.append(f"MLflow view is not complete: {error}")
-    return Synced(len(recorded), discarded, redacted(tracking_uri(out)), warnings)
+    return Synced(len(recorded), discarded, redacted(tracking_uri(store.folder)), warnings)

@@ -10,13 +10,15 @@ from orchestrator.records.records import Ending, read_endings, read_latency
 from orchestrator.spec.result import FAILED_STATUSES
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.storage.driver_lock import is_driven
+from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.sweep.driver.allocation import resources_of
 from orchestrator.sweep.planning import plan
 
 
-def state_of(folder: Path) -> dict[str, Any]:
+def state_of(store: Store, folder: Path) -> dict[str, Any]:
     """Counts of planned trials by state, the best finished one, and the time left (None where it cannot be told)."""
-    space = SearchSpace.load(folder / "searchspace.yaml")
+    space = SearchSpace.load(SweepPaths(folder).searchspace)
     planned = plan(space, folder)
     wanted = {trial.trial_id for trial in planned.trials}
     metric, direction = next(iter(space.objectives.items()))
@@ -33,7 +35,7 @@ def state_of(folder: Path) -> dict[str, Any]:
         value = _value(ending, metric, folder) if ending.status == "done" else None
         if value is not None and (best is None or (value > best[0] if direction == "max" else value < best[0])):
             best = value, ending
-    alive = is_driven(folder)
+    alive = is_driven(store, folder)
     missing = max(0, planned.total - ended)
     slots = max(1, int((_cpus() if alive else 1) // resources_of(space, folder).cpus))
     running = min(missing, slots) if alive else 0
@@ -66,7 +68,7 @@ def _length(ending: Ending) -> list[float]:
 def _value(ending: Ending, metric: str, folder: Path) -> float | None:
     if metric in ending.metrics:
         return ending.metrics[metric]
-    return getattr(read_latency(folder / "trials" / ending.trial_id), metric, None)
+    return getattr(read_latency(SweepPaths(folder).trial(ending.trial_id).folder), metric, None)
 
 
 def _described(best: tuple[float, Ending], metric: str) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.records.bucket_sync import delete_marker, read_marker, refresh_trial, upload
 from orchestrator.records.records import write_latency, write_result
 from orchestrator.spec.errors import OUT_OF_MEMORY, PrunesweepError, out_of_space
 from orchestrator.spec.result import EpochRow
 from orchestrator.spec.trial import TrialSpec
-from orchestrator.storage.bucket import PATIENCE, bucket_of
+from orchestrator.storage.bucket import PATIENCE
+from orchestrator.storage.store import Store
 from orchestrator.storage.uri import store_folder
 from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.driver.jobs import LATENCY
@@ -37,12 +37,13 @@ def work(job: Mapping[str, Any], place: Mapping[str, Any], tell: Tell, device: s
     """
     from orchestrator.trial.run import reason
 
+    store = Store.open(place["out"], patience=PATIENCE)
     retreat = place["retreat"]
-    if retreat is not None and read_marker(store_folder(retreat)) is not None:
+    if retreat is not None and store.read_marker(store_folder(retreat)) is not None:
         tell({"done": True, "error": None, "back": True})
         return
     try:
-        error = _done(job, place, tell, device)
+        error = _done(job, place, store, tell, device)
     except _Crowded as crowded:
         _give_back(device)
         tell({"done": True, "error": str(crowded), "back": True})
@@ -77,23 +78,18 @@ def _explained(error: str | None, place: Mapping[str, Any]) -> str | None:
     return f"{error}; {place['advice']}"
 
 
-def _done(job: Mapping[str, Any], place: Mapping[str, Any], tell: Tell, device: str) -> str | None:
+def _done(job: Mapping[str, Any], place: Mapping[str, Any], store: Store, tell: Tell, device: str) -> str | None:
     from orchestrator.trial.run import reason, run_stage, run_trial
 
-    out = store_folder(place["out"])
-    bucket = bucket_of(out)
-    if bucket is not None:
-        bucket.patience = PATIENCE
     workspace = Workspace(
-        out=out,
+        store=store,
         sweep=place["sweep"],
         device=device,
         threads=max(1, int(place["cpus"])),
         data_cache=Path(place["data_cache"]) if place["data_cache"] else None,
-        remote=bucket,
     )
     spec = TrialSpec.model_validate(job["spec"])
-    reporter = _Reporter(spec.trial_id, workspace.trial_folder(spec.trial_id), job["rungs"], tell)
+    reporter = _Reporter(store, spec.trial_id, workspace.trial_folder(spec.trial_id), job["rungs"], tell)
     if job["kind"] == "trial":
         reporter.forget_verdicts()
         result = run_trial(spec, workspace, reporter.epoch, cut=reporter.cut, arm=job["arm"], point=job["point"])
@@ -101,16 +97,16 @@ def _done(job: Mapping[str, Any], place: Mapping[str, Any], tell: Tell, device: 
         folder = workspace.trial_folder(spec.trial_id)
         if result.status == "done":
             # Before the record: who finds one finds the network.
-            upload([folder / "model.safetensors", folder / "cut.json"])
-        write_result(folder, result)
+            store.upload([folder / "model.safetensors", folder / "cut.json"])
+        write_result(store, folder, result)
         return result.error
     try:
         if job["kind"] == LATENCY:
             from orchestrator.sweep.worker.latency import measure
 
             folder = workspace.trial_folder(spec.trial_id)
-            refresh_trial(folder)
-            write_latency(folder, measure(folder, device, workspace.threads))
+            store.download(folder)
+            write_latency(store, folder, measure(folder, device, workspace.threads))
         else:
             run_stage(job["kind"], spec, workspace, reporter.epoch)
     except Exception as problem:
@@ -131,7 +127,8 @@ def verdict_path(trial_folder: Path, rung: int) -> Path:
 class _Reporter:
     """Reports epochs now and then, and at the rungs without fail, where it waits for the driver's verdict."""
 
-    def __init__(self, trial_id: str, folder: Path, rungs: list[float], tell: Tell) -> None:
+    def __init__(self, store: Store, trial_id: str, folder: Path, rungs: list[float], tell: Tell) -> None:
+        self._store = store
         self._trial_id, self._folder, self._rungs, self._tell = trial_id, folder, rungs, tell
         self._last = 0.0
         self._sizes: dict[str, float] | None = None
@@ -139,7 +136,7 @@ class _Reporter:
 
     def forget_verdicts(self) -> None:
         for rung in range(len(self._rungs)):
-            delete_marker(verdict_path(self._folder, rung))
+            self._store.delete_marker(verdict_path(self._folder, rung))
 
     def cut(self, sizes: dict[str, float]) -> None:
         self._sizes = sizes
@@ -168,7 +165,7 @@ class _Reporter:
         self._last = time.monotonic()
         self._tell({**told, "rung": rung, "curve": list(self._curve), "sizes": self._sizes})
         path = verdict_path(self._folder, rung)
-        why = read_marker(path)
+        why = self._store.read_marker(path)
         if why is not None:
-            delete_marker(path)
+            self._store.delete_marker(path)
             raise Stopped(why, share)

@@ -11,6 +11,7 @@ import pytest
 from orchestrator.records import write_result
 from orchestrator.records.mlflow import trial_runs as mlflow_runs
 from orchestrator.records.views import ViewWriter
+from orchestrator.storage.store import Store
 
 
 def test_a_large_artifact_is_left_out_with_a_warning(out, make_result, monkeypatch: pytest.MonkeyPatch):
@@ -18,10 +19,10 @@ def test_a_large_artifact_is_left_out_with_a_warning(out, make_result, monkeypat
     large = make_result(0, analysis={"histogram": list(range(5000))})
     small = make_result(1, analysis={"histogram": [1, 2]})
     for result in (large, small):
-        write_result(out / "sweep" / "trials" / result.trial_id, result)
-    (warning,) = ViewWriter(out, "sweep").close()
+        write_result(Store(out), out / "sweep" / "trials" / result.trial_id, result)
+    (warning,) = ViewWriter(Store(out), "sweep").close()
     assert warning.startswith(f"too large for MLflow, kept in the records: {large.trial_id}: analysis.json (0.0 MiB)")
-    assert ViewWriter(out, "sweep").close() == []
+    assert ViewWriter(Store(out), "sweep").close() == []
     artifacts = sorted(path.name for path in (out / "mlartifacts").rglob("*") if path.is_file())
     assert artifacts == ["analysis.json", "layers.csv", "layers.csv"]
     with contextlib.closing(sqlite3.connect(out / "mlflow.db")) as connection:

@@ -9,6 +9,7 @@ import pytest
 from orchestrator.records import write_result
 from orchestrator.records.mlflow.view import MlflowView, tracking_uri
 from orchestrator.records.views import ViewWriter
+from orchestrator.storage.store import Store
 
 SPACE = "name: sweep\nobjectives: {accuracy: max, params: min}\n"
 
@@ -28,8 +29,8 @@ def parent_of(client):
 
 def write(out, *results):
     for result in results:
-        write_result(out / "sweep" / "trials" / result.trial_id, result)
-    with ViewWriter(out, "sweep", question="Which?", searchspace=SPACE) as writer:
+        write_result(Store(out), out / "sweep" / "trials" / result.trial_id, result)
+    with ViewWriter(Store(out), "sweep", question="Which?", searchspace=SPACE) as writer:
         assert writer.close() == []
 
 

@@ -15,6 +15,7 @@ from orchestrator.records.records import write_result
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.storage.driver_lock import exclude_driver
+from orchestrator.storage.store import Store
 from orchestrator.sweep.maintenance.garbage import clean
 from orchestrator.sweep.planning import Plan, plan
 
@@ -64,24 +65,24 @@ def test_only_stages_of_no_trial_go(tmp_path: Path) -> None:
     wanted = {stage.key for planned in (mine, other) for stage in planned.stages}
     orphans = [entry(tmp_path, "baseline", "0123456789ab"), entry(tmp_path, "importance", "ba9876543210")]
 
-    looked = clean(tmp_path, dry_run=True)
+    looked = clean(Store(tmp_path), dry_run=True)
     assert entries(tmp_path) == wanted | {folder.name for folder in orphans}
     gone = [removal for removal in looked.removed if removal.what.startswith("orphaned")]
     assert [(removal.path, removal.bytes) for removal in gone] == [(folder, 120) for folder in orphans]
     assert {removal.what for removal in gone} == {"orphaned baseline", "orphaned importance"}
 
-    assert clean(tmp_path).removed == looked.removed
+    assert clean(Store(tmp_path)).removed == looked.removed
     assert entries(tmp_path) == wanted
-    assert clean(tmp_path).removed == []
+    assert clean(Store(tmp_path)).removed == []
 
 
 def test_a_record_keeps_its_stages_when_the_search_space_moved_on(tmp_path: Path) -> None:
     before = sweep(tmp_path, "mine", 1)
     trial = before.trials[0]
     result = TrialResult(trial_id=trial.trial_id, spec=trial.spec, arm=trial.arm, point={}, status="done")
-    write_result(tmp_path / "mine/trials" / trial.trial_id, result)
+    write_result(Store(tmp_path), tmp_path / "mine/trials" / trial.trial_id, result)
     (tmp_path / "mine/searchspace.yaml").write_text(SPACE.format(name="mine", epochs=3))
-    clean(tmp_path)
+    clean(Store(tmp_path))
     assert trial.spec.baseline_key in entries(tmp_path)
     assert len(entries(tmp_path)) == 1
 
@@ -90,7 +91,7 @@ def test_an_earlier_search_space_of_the_sweep_counts(tmp_path: Path) -> None:
     planned = sweep(tmp_path, "mine", 1)
     (tmp_path / "mine/searchspace.yaml").rename(tmp_path / "mine/searchspace.1.yaml")
     (tmp_path / "mine/searchspace.yaml").write_text(SPACE.format(name="mine", epochs=3))
-    clean(tmp_path)
+    clean(Store(tmp_path))
     assert entries(tmp_path) == {stage.key for stage in planned.stages}
 
 
@@ -115,7 +116,7 @@ def test_what_killed_writers_left_goes_and_fresh_drafts_stay(tmp_path: Path) -> 
     fresh.write_text("{")
     kept = [trial / "result.note", tmp_path / "mine/.driver"]
     kept[0].write_text("")
-    removed = clean(tmp_path).removed
+    removed = clean(Store(tmp_path)).removed
     assert {removal.path for removal in removed if removal.what == "draft"} == set(old)
     assert sum(removal.bytes for removal in removed if removal.what == "draft") == 12
     assert not list((tmp_path / "cache").rglob("*.lock"))
@@ -128,8 +129,8 @@ def test_a_running_sweep_is_not_touched(tmp_path: Path) -> None:
     orphan = entry(tmp_path, "baseline", "0123456789ab")
     draft = aged_file(tmp_path / "mine/trials/abc/.result.json.1-2.tmp")
     computing = aged_file(tmp_path / "cache/baseline/.abcdefabcdef-1/tensors").parent
-    with exclude_driver(tmp_path / "mine"):
-        done = clean(tmp_path)
+    with exclude_driver(Store(tmp_path), tmp_path / "mine"):
+        done = clean(Store(tmp_path))
     assert [removal.path for removal in done.removed] == [orphan]
     assert draft.exists()
     assert computing.exists()
@@ -147,7 +148,7 @@ def test_where_it_cannot_be_told_every_stage_stays(tmp_path: Path, damage: str) 
     else:
         (tmp_path / "mine/trials/abc").mkdir(parents=True)
         (tmp_path / "mine/trials/abc/result.json").write_text("{")
-    done = clean(tmp_path)
+    done = clean(Store(tmp_path))
     assert orphan.exists()
     assert any("every stage output stays" in line for line in done.kept)
 
@@ -160,7 +161,7 @@ def test_links_lead_nowhere(tmp_path: Path) -> None:
     aged(outside)
     (out / "cache/baseline/0123456789ab").symlink_to(outside)
     (out / "mine/trials").symlink_to(outside)
-    clean(out)
+    clean(Store(out))
     assert (outside / ".result.json.1-2.tmp").exists()
 
 
@@ -178,7 +179,7 @@ def test_the_command_says_what_and_how_many_bytes(tmp_path: Path) -> None:
 
 
 def test_an_empty_store_has_nothing_to_clean(tmp_path: Path) -> None:
-    assert clean(tmp_path / "nothing") == clean(tmp_path)
+    assert clean(Store(tmp_path / "nothing")) == clean(Store(tmp_path))
 
 
 def aged_file(path: Path) -> Path:

@@ -21,7 +21,8 @@ from orchestrator.records.records import write_result
 from orchestrator.records.views import ViewWriter
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.storage.driver_lock import DriverAtWork, exclude_driver
+from orchestrator.storage.driver_lock import SweepLocked, exclude_driver
+from orchestrator.storage.store import Store
 from orchestrator.sweep.maintenance.rebuild_views import sync
 from orchestrator.sweep.planning import plan
 
@@ -106,8 +107,8 @@ def test_a_server_that_was_away_gets_one_run_a_trial(
     folder.mkdir(parents=True)
     (folder / "searchspace.yaml").write_text(SPACE)
     server.start()
-    writer = ViewWriter(out, "away")
-    write_result(folder / "trials" / results[0].trial_id, results[0])
+    writer = ViewWriter(Store(out), "away")
+    write_result(Store(tmp_path), folder / "trials" / results[0].trial_id, results[0])
     writer.put(results[0].trial_id)
     deadline = time.monotonic() + 60
     while not _seen(server.uri) and time.monotonic() < deadline:
@@ -115,30 +116,30 @@ def test_a_server_that_was_away_gets_one_run_a_trial(
 
     server.kill()
     for result in results[1:]:
-        write_result(folder / "trials" / result.trial_id, result)
+        write_result(Store(tmp_path), folder / "trials" / result.trial_id, result)
         writer.put(result.trial_id)
     (warning,) = writer.close()
     assert warning.startswith("MLflow view is not complete")
     assert "hidden" not in warning
-    (again,) = sync(folder).warnings
+    (again,) = sync(Store(tmp_path), folder).warnings
     assert "hidden" not in again
 
     server.start()
     expected = {result.trial_id: ["FINISHED"] for result in results}
     for _ in range(2):
-        done = sync(folder)
+        done = sync(Store(tmp_path), folder)
         assert (done.trials, done.discarded, done.warnings) == (4, 0, [])
         assert done.uri == f"http://***@127.0.0.1:{server.port}"
         assert runs(server.uri) == expected
 
     shutil.rmtree(folder / "parquet")
     shutil.rmtree(folder / "trials" / results[3].trial_id)
-    assert sync(folder).discarded == 1
+    assert sync(Store(tmp_path), folder).discarded == 1
     del expected[results[3].trial_id]
     assert runs(server.uri) == expected
     assert (folder / "parquet/trials.parquet").exists()
-    with exclude_driver(folder), pytest.raises(DriverAtWork, match="a driver runs this sweep"):
-        sync(folder)
+    with exclude_driver(Store(tmp_path), folder), pytest.raises(SweepLocked, match="a driver runs this sweep"):
+        sync(Store(tmp_path), folder)
 
 
 def _seen(uri: str) -> bool:

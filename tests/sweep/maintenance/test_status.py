@@ -7,6 +7,7 @@ import pytest
 from orchestrator.records.records import DamagedRecord, Latency, read_endings, read_results, write_latency, write_result
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace
+from orchestrator.storage.store import Store
 from orchestrator.sweep.maintenance.status import state_of
 from orchestrator.sweep.planning import plan
 
@@ -39,16 +40,18 @@ def folder(tmp_path: Path) -> Path:
             started="2026-01-01T10:00:00+00:00",
             ended="2026-01-01T10:00:10+00:00",
         )
-        write_result(tmp_path / "trials" / trial.trial_id, result)
+        write_result(Store(tmp_path), tmp_path / "trials" / trial.trial_id, result)
         if latency is not None:
             write_latency(
-                tmp_path / "trials" / trial.trial_id, Latency(latency_ms=latency, latency_ms_std=0.1, device="cpu")
+                Store(tmp_path),
+                tmp_path / "trials" / trial.trial_id,
+                Latency(latency_ms=latency, latency_ms_std=0.1, device="cpu"),
             )
     return tmp_path
 
 
 def test_counts_and_the_best_by_the_first_objective(folder: Path) -> None:
-    facts = state_of(folder)
+    facts = state_of(Store(folder.parent), folder)
     assert (facts["planned"], facts["done"], facts["failed"], facts["waiting"]) == (4, 2, 1, 1)
     assert not facts["driver_alive"]
     assert (facts["best"]["value"], facts["best"]["point"]) == (1.5, {"target.sparsity": 0.4})
@@ -56,7 +59,7 @@ def test_counts_and_the_best_by_the_first_objective(folder: Path) -> None:
 
 def test_records_of_trials_outside_the_space_do_not_count(folder: Path) -> None:
     (folder / "searchspace.yaml").write_text(SPACE.replace("[0.2, 0.4, 0.6, 0.8]", "[0.2, 0.8]"))
-    facts = state_of(folder)
+    facts = state_of(Store(folder.parent), folder)
     assert (facts["planned"], facts["done"], facts["failed"], facts["waiting"]) == (2, 1, 0, 1)
     assert facts["best"]["point"] == {"target.sparsity": 0.2}
 
@@ -72,4 +75,4 @@ def test_a_record_that_was_cut_off_is_not_read(folder: Path) -> None:
     path = next(folder.glob("trials/*/result.json"))
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DamagedRecord, match=str(path)):
-        state_of(folder)
+        state_of(Store(folder.parent), folder)

@@ -14,6 +14,7 @@ from orchestrator.spec.errors import SpecError
 from orchestrator.spec.metric import TRIAL_METRICS
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace
+from orchestrator.storage.store import Store
 from orchestrator.sweep.planning import Plan, plan
 from orchestrator.sweep.search.designs import design_of
 
@@ -68,7 +69,7 @@ def record(planned: Plan, folder: Path, without: int | None = None) -> None:
         )  # fmt: skip
         place = folder / "trials" / trial.trial_id
         place.mkdir(parents=True)
-        write_result(place, result)
+        write_result(Store(folder), place, result)
 
 
 @pytest.mark.parametrize("search", [SOBOL, MORRIS])

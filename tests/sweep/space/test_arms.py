@@ -10,6 +10,7 @@ from orchestrator.records.records import write_result
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import Range, SearchSpace
+from orchestrator.storage.store import Store
 from orchestrator.sweep.planning import plan
 from orchestrator.sweep.search.quasirandom import sobol_points, value_at
 from orchestrator.sweep.space.arms import PlannedTrial, expand_arms, match_record
@@ -91,7 +92,7 @@ def test_an_adaptive_plan_counts_what_is_recorded(tmp_path: Path) -> None:
     this = space()
     assert (plan(this).total, plan(this).to_draw, plan(this).trials) == (20, 20, ())
     trial = expand_arms(this)[0].trial({"target.sparsity": 0.25, "retrain": "fine_tune", "seed": 0})
-    write_result(tmp_path / "trials" / trial.trial_id, record(trial))
+    write_result(Store(tmp_path), tmp_path / "trials" / trial.trial_id, record(trial))
     found = plan(this, tmp_path)
     assert (found.total, found.to_draw, found.trials) == (20, 19, (trial,))
     narrower = space(axes={**AXES, "target.sparsity": {"low": 0.5, "high": 0.9}})
@@ -133,6 +134,6 @@ def test_a_combination_that_cannot_be_is_left_to_the_search() -> None:
 def test_a_sweep_to_start_from_must_be_there(tmp_path: Path) -> None:
     this = space({"name": "tpe", "trials": 3, "warm_start": ["firts"]})
     trial = expand_arms(this)[0].trial({"target.sparsity": 0.25, "retrain": "fine_tune", "seed": 0})
-    write_result(tmp_path / "first/trials" / trial.trial_id, record(trial))
+    write_result(Store(tmp_path), tmp_path / "first/trials" / trial.trial_id, record(trial))
     with pytest.raises(SpecError, match=r"search\.warm_start\[0\].*'firts'.*'first'"):
         plan(this, tmp_path / "s")

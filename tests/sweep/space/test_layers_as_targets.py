@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import SearchSpace
+from orchestrator.storage.store import Store
 from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.planning import plan
 from orchestrator.sweep.space.resolve import resolve
@@ -69,7 +70,7 @@ def test_a_method_that_trains_for_the_whole_takes_no_layers() -> None:
 def test_a_trial_prunes_the_named_layer_alone(method: str, quantity: str, layer: str | int, tmp_path: Path) -> None:
     target = {"quantity": quantity, "sparsity": 0.5, "layers": [layer]}
     still = {"baseline": {"epochs": 0}, "retrain": {"epochs": 0}}
-    result = run_trial(resolve({**BASE, **still, "method": method, "target": target}), Workspace(tmp_path, "s"))
+    result = run_trial(resolve({**BASE, **still, "method": method, "target": target}), Workspace(Store(tmp_path), "s"))
     assert result.status == "done", result.error
     assert result.achieved == pytest.approx(0.5, abs=1e-3)
     assert result.metrics["pruned_accuracy"] == result.metrics["accuracy"]
@@ -82,7 +83,7 @@ def test_a_trial_prunes_the_named_layer_alone(method: str, quantity: str, layer:
 def test_an_unknown_layer_fails_its_trial_with_the_nearest_name(tmp_path: Path) -> None:
     still = {"baseline": {"epochs": 0}, "retrain": {"epochs": 0}}
     result = run_trial(
-        resolve({**BASE, **still, "target": {"sparsity": 0.5, "layers": ["conv3"]}}), Workspace(tmp_path, "s")
+        resolve({**BASE, **still, "target": {"sparsity": 0.5, "layers": ["conv3"]}}), Workspace(Store(tmp_path), "s")
     )
     assert result.status == "failed"
     assert result.error == "NotPrunable: no prunable layer 'conv3'; did you mean 'conv2'?"

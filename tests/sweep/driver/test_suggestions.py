@@ -173,7 +173,7 @@ def test_a_trial_is_told_when_its_latency_is_there(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_heard_of_by_the_one_who_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def note(folder: Path, trial: PlannedTrial) -> None:
+    def note(store: Store, folder: Path, trial: PlannedTrial) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(adaptive, "note_drawn", note)

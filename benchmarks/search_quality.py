@@ -31,7 +31,8 @@ from orchestrator.spec.search_space import SearchSpace
 from orchestrator.sweep.search.adaptive.ask_tell import AskTell, Exhausted, random_points
 from orchestrator.sweep.search.observation import Observation, violation
 from orchestrator.sweep.space.arms import expand_arms
-from orchestrator.sweep.stopping.policy import Progress, StoppingPolicy, epochs_at, retraining
+from orchestrator.sweep.stopping.policy import StoppingPolicy, epochs_at, retraining_curve
+from orchestrator.sweep.stopping.rule import Progress
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "results/search_table.csv"
@@ -98,7 +99,7 @@ def record(path: Path) -> None:
                     f"{metrics['val_accuracy']:.6f}",
                     f"{metrics['accuracy']:.6f}",
                     f"{metrics['macs'] / metrics['dense_macs']:.6f}",
-                    " ".join(f"{value:.6f}" for value in retraining(result)),
+                    " ".join(f"{value:.6f}" for value in retraining_curve(result)),
                 ]
             )
 

@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.machinery
 import importlib.util
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ Natural = Annotated[int, Field(ge=0)]
 """A whole number from 0."""
 
 _VOCABULARY: dict[str, Any] = {
+    "Annotated": Annotated,
+    "Field": Field,
     "Share": Share,
     "OpenShare": OpenShare,
     "Positive": Positive,
@@ -43,7 +46,7 @@ _VOCABULARY: dict[str, Any] = {
 
 
 class UnknownName(PrunesweepError, KeyError):
-    """A name that no table holds; its message carries the nearest valid one."""
+    """A name that no table holds, or a plug-in whose source cannot be read; the message says what would be right."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -61,6 +64,8 @@ class Parameter:
     annotation: str
     default: Any = ...
     """`...` where the plug-in has no default."""
+    doc: str = field(default="", compare=False)
+    """The docstring under the field of a class."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +83,16 @@ class Description:
 
     @property
     def summary(self) -> str:
+        """The first line of the documentation."""
         return self.doc.strip().split("\n", 1)[0]
 
 
 @dataclass(frozen=True, eq=False)
 class Registry:
-    """A table of plug-ins of one kind: name -> ``module:attribute``, open to entry points of ``group``.
+    """A table of plug-ins of one kind: name -> ``module:attribute``, extended by the entry points of ``group``.
 
     ``supplied`` names the arguments that the package itself passes; they are not parameters of the search space.
-    ``open_names``: a name with a colon (``my_pkg.nets:tiny``) is taken as the user's own ``module:factory``.
+    ``open_names``: a name with a colon (``my_pkg.nets:tiny``) is the user's own ``module:attribute``.
     ``prefixes``: a name such as ``torchvision:resnet18`` goes to the plug-in its prefix stands for.
     ``base``: the class, as ``module:attribute``, that every plug-in inherits.
     """
@@ -100,23 +106,26 @@ class Registry:
     base: str = ""
 
     def names(self) -> list[str]:
-        """Every name that may be used, the table's own first."""
+        """Return every name, the table's own first."""
         return list(self.table) + [name for name in _entry_points(self.group) if name not in self.table]
 
     def targets(self) -> dict[str, str]:
+        """Return ``module:attribute`` by name."""
         return {**_entry_points(self.group), **self.table}
 
     def target(self, name: str) -> str:
-        """``module:attribute`` behind a name; raises :class:`UnknownName` with the nearest valid name."""
-        found = self.targets()
-        if name in found:
-            return found[name]
+        """Return the ``module:attribute`` of a name; raises :class:`UnknownName` with the nearest valid name."""
+        targets = self.targets()
+        if name in targets:
+            return targets[name]
         prefix, colon, rest = name.partition(":")
         if colon and rest and prefix in self.prefixes:
             return self.prefixes[prefix]
-        if colon and rest and self.open_names:
+        if colon and self.open_names:
+            if re.fullmatch(r"\w+(\.\w+)*:\w+", name) is None:
+                raise UnknownName(f"unknown {self.kind} {name!r}; a name of your own is 'package.module:name'")
             return name
-        raise UnknownName(f"unknown {self.kind} {name!r}{nearest(name, found)}")
+        raise UnknownName(f"unknown {self.kind} {name!r}{nearest(name, targets)}")
 
     def load(self, name: str) -> Any:
         """Import and return the plug-in; raises :class:`UnusablePlugin` where it does not implement ``base``."""
@@ -143,7 +152,7 @@ class Registry:
         return description
 
     def parameters(self, name: str) -> type[BaseModel]:
-        """A pydantic model of the plug-in's parameters: strict types, unknown names refused."""
+        """Return a pydantic model of the plug-in's parameters: strict types, unknown names refused."""
         return _parameters(self.describe(name))
 
     def _unusable(self, name: str, problem: str) -> UnusablePlugin:
@@ -157,16 +166,22 @@ def _imported(target: str) -> Any:
 
 @cache
 def _entry_points(group: str) -> Mapping[str, str]:
-    """Names that installed packages add. Asked once a process: it reads the metadata of every installed package."""
+    """Return the names that installed packages add; cached, as it reads the metadata of every installed package."""
     return {point.name: point.value for point in entry_points(group=group)}
 
 
 def validator(name: str, parameters: typing.Iterable[Parameter], open_ended: bool) -> type[BaseModel]:
-    """A strict pydantic model from parameters as read."""
+    """Return a strict pydantic model of parameters."""
     fields: dict[str, Any] = {}
     for p in parameters:
         # The annotations come from our own table or from the user's own module: the same trust as importing it.
-        kind = eval(p.annotation, dict(_VOCABULARY)) if p.annotation else Any
+        try:
+            kind = eval(p.annotation, dict(_VOCABULARY)) if p.annotation else Any
+        except (NameError, TypeError, AttributeError) as error:
+            problem = (
+                f"{name!r}: the annotation of {p.name!r} is not of the vocabulary of orchestrator.plugins: {error}"
+            )
+            raise UnknownName(problem) from None
         fields[p.name] = (kind, p.default)
     config = ConfigDict(extra="allow" if open_ended else "forbid", strict=True, frozen=True, protected_namespaces=())
     model: type[BaseModel] = create_model(name, __config__=config, **fields)
@@ -184,7 +199,7 @@ def _parameters(described: Description) -> type[BaseModel]:
 
 @cache
 def _module_source(module: str) -> ast.Module:
-    """The syntax tree of a module, found without importing its parents (which might import torch)."""
+    """Return the syntax tree of a module, found without importing its parents (which might import torch)."""
     top, *inner = module.split(".")
     # Finding a top-level package runs no code of it, and sees editable installs too; its inner modules are then
     # looked up in its folders, because asking for them by name would import their parents.
@@ -192,14 +207,17 @@ def _module_source(module: str) -> ast.Module:
     name = top
     for part in inner:
         name += f".{part}"
-        places = spec.submodule_search_locations if spec else None
-        spec = importlib.machinery.PathFinder.find_spec(name, list(places)) if places else None
+        folders = spec.submodule_search_locations if spec else None
+        spec = importlib.machinery.PathFinder.find_spec(name, list(folders)) if folders else None
     if spec is None:
         raise UnknownName(f"no module named {module!r}")
     if spec.origin is None or not spec.origin.endswith(".py"):
         raise UnknownName(f"module {module!r} has no Python source to read")
-    with open(spec.origin, encoding="utf-8") as source:
-        return ast.parse(source.read())
+    try:
+        with open(spec.origin, encoding="utf-8") as source:
+            return ast.parse(source.read())
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UnknownName(f"module {module!r} cannot be read: {error}") from None
 
 
 @cache
@@ -241,12 +259,12 @@ def _class_fields(module: str, node: ast.ClassDef) -> tuple[dict[str, Parameter]
     attributes: dict[str, Any] = {}
     for base in node.bases:
         if isinstance(base, ast.Name):
-            found = _definition_from(module, base.id)
-            if found is not None:
-                inherited, inherited_attributes = _class_fields(*found)
+            definition = _definition_from(module, base.id)
+            if definition is not None:
+                inherited, inherited_attributes = _class_fields(*definition)
                 fields |= inherited
                 attributes |= inherited_attributes
-    for item in node.body:
+    for item, following in zip(node.body, [*node.body[1:], None], strict=True):
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
             continue
         annotation = ast.unparse(item.annotation)
@@ -254,11 +272,11 @@ def _class_fields(module: str, node: ast.ClassDef) -> tuple[dict[str, Parameter]
         if annotation.startswith("ClassVar"):
             fields.pop(key, None)
             if item.value is not None:
-                attributes[key] = ast.literal_eval(item.value)
+                attributes[key] = _literal(item.value, f"{node.name}.{key}")
         elif node.decorator_list:
             attributes.pop(key, None)
-            default = ... if item.value is None else ast.literal_eval(item.value)
-            fields[key] = Parameter(key, annotation, default)
+            default = ... if item.value is None else _literal(item.value, f"{node.name}.{key}")
+            fields[key] = Parameter(key, annotation, default, _docstring(following))
     return fields, attributes
 
 
@@ -317,8 +335,21 @@ def _functions(node: ast.ClassDef) -> dict[str, bool]:
     }
 
 
+def _literal(value: ast.expr, name: str) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        raise UnknownName(f"{name} must be a literal, as plug-ins are read without being imported") from None
+
+
+def _docstring(node: ast.stmt | None) -> str:
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        return " ".join(node.value.value.split())
+    return ""
+
+
 def _arguments(node: ast.FunctionDef) -> list[Parameter]:
-    found: list[Parameter] = []
+    parameters: list[Parameter] = []
     positional = node.args.posonlyargs + node.args.args
     missing = len(positional) - len(node.args.defaults)
     defaults: list[ast.expr | None] = [None] * missing + list(node.args.defaults)
@@ -327,8 +358,9 @@ def _arguments(node: ast.FunctionDef) -> list[Parameter]:
     )
     for argument, default in pairs:
         annotation = ast.unparse(argument.annotation) if argument.annotation else ""
-        found.append(Parameter(argument.arg, annotation, ... if default is None else ast.literal_eval(default)))
-    return found
+        value = ... if default is None else _literal(default, f"{node.name}({argument.arg})")
+        parameters.append(Parameter(argument.arg, annotation, value))
+    return parameters
 
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from orchestrator.data import DATA
@@ -11,10 +12,10 @@ from orchestrator.models import MODELS
 from orchestrator.plugins import Description, Registry, UnknownName
 from orchestrator.retrain import SCHEDULES
 from orchestrator.spec.metric import METRICS
-from orchestrator.spec.stopper import STOPPERS
 from orchestrator.spec.trial import Retrain
 from orchestrator.surgery.published_plans import PLANS
 from orchestrator.sweep.planning import ADAPTIVE, SEARCHES
+from orchestrator.sweep.stopping import STOPPERS
 
 KINDS = ("methods", "models", "data", "schedules", "metrics", "searches", "plans", "papers")
 _REGISTRIES: dict[str, Registry] = {"methods": METHODS, "models": MODELS, "data": DATA, "schedules": SCHEDULES}
@@ -40,7 +41,7 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
             for row in (*METRICS.values(), *map(extra_metric, EXTRA_METRICS.names()))
         ]
     if kind == "searches":
-        return [*map(_search, SEARCHES), *map(_stopper, STOPPERS)]
+        return [*map(_search, SEARCHES), *map(_stopper, STOPPERS.names())]
     if kind == "plans":
         return [_plan(name) for name in PLANS]
     if kind == "papers":
@@ -73,13 +74,8 @@ def _kind_of(search: str) -> str:
 
 def _stopper(name: str) -> dict[str, Any]:
     """Stoppers stand among the searches: they too decide which trials are run to their end."""
-    kind = STOPPERS[name]
-    parameters = {
-        parameter: _default(getattr(field.annotation, "__name__", ""), field.default)
-        for parameter, field in kind.model_fields.items()
-        if parameter != "name"
-    }
-    return {"name": name, "kind": "stopper", "what": (kind.__doc__ or "").strip(), "parameters": parameters}
+    description = STOPPERS.describe(name)
+    return {"name": name, "kind": "stopper", "what": description.summary, "parameters": _parameters(description)}
 
 
 def _from_paper(paper: str) -> str:
@@ -102,7 +98,7 @@ def _entry(kind: str, described: Description) -> dict[str, Any]:
         entry["family"] = folders[1] if package == "orchestrator" else package
         entry["removes"] = ", ".join(attributes.get("granularities", ()))
         entry["paper"] = attributes.get("paper", "")
-    entry["parameters"] = {p.name: _default(p.annotation, p.default) for p in described.parameters}
+    entry["parameters"] = _parameters(described)
     if kind == "schedules":
         common = {name: f for name, f in Retrain.model_fields.items() if name not in ("name", "params")}
         entry["parameters"] |= {name: _default(str(f.annotation), f.default) for name, f in common.items()}
@@ -120,7 +116,22 @@ _PLAIN = {
 }
 
 
+_BOUNDED = re.compile(r"Annotated\[(\w+), Field\((.*?)\)\]")
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def _with_bounds(annotation: re.Match[str]) -> str:
+    """Return ``int >= 1, <= 100`` for ``Annotated[int, Field(ge=1, le=100)]``."""
+    bounds = (bound.split("=") for bound in annotation[2].replace(" ", "").split(","))
+    return f"{annotation[1]} {', '.join(f'{_SIGNS[name]} {value}' for name, value in bounds)}"
+
+
+def _parameters(description: Description) -> dict[str, str]:
+    return {p.name: _default(p.annotation, p.default) for p in description.parameters}
+
+
 def _default(annotation: str, default: Any) -> str:
+    annotation = _BOUNDED.sub(_with_bounds, annotation)
     for word, plain in _PLAIN.items():
         annotation = annotation.replace(word, plain)
     return f"{annotation}, required" if default is ... else f"{annotation} = {default!r}"

@@ -15,7 +15,8 @@ from orchestrator.records.records import RESULT, DamagedRecord, Latency, read_la
 from orchestrator.records.sweep_summary import summary_of
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.result import TrialResult
-from orchestrator.spec.search_space import SearchSpace, parse_yaml
+from orchestrator.spec.search_space import SearchSpace
+from orchestrator.spec.yaml_loader import parse_yaml
 
 _BATCH = 100
 _PARQUET_SECONDS = 5.0

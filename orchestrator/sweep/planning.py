@@ -12,14 +12,15 @@ from typing import Any
 from orchestrator.methods import METHODS
 from orchestrator.metrics.table import metric_rows
 from orchestrator.records.records import RESULT, DamagedRecord, read_latency, read_result, recorded_ids
+from orchestrator.spec.axes import Range
 from orchestrator.spec.errors import SpecError, join, nearest
-from orchestrator.spec.search_space import Range, Search, SearchSpace
+from orchestrator.spec.search_space import Search, SearchSpace
 from orchestrator.spec.stages import StageName
 from orchestrator.spec.trial import TrialSpec, flatten
 from orchestrator.sweep.search.drawn import drawn_and_not_ended
 from orchestrator.sweep.search.observation import EvaluatedTrial, check_decidable, observe
 from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial, check_endpoints, expand_arms, match_record
-from orchestrator.sweep.stopping.policy import check_stopper
+from orchestrator.sweep.stopping.policy import rule_of
 
 SEARCHES = {
     "grid": "every combination of the axes' values",
@@ -101,7 +102,8 @@ def plan(space: SearchSpace, folder: Path | None = None) -> Plan:
         if getattr(space.search, key) is not None and space.search.name != owner:
             raise SpecError(f"search.{key}", f"is for search {owner!r}, found it with {space.search.name!r}")
     _check_metrics(space)
-    check_stopper(space)
+    if space.stopper is not None:
+        rule_of(space)
     arms = expand_arms(space)
     if space.search.name in ADAPTIVE:
         return _adaptive(space, arms, folder)

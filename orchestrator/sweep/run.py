@@ -205,7 +205,7 @@ class _Driver(Events):
         policy = StoppingPolicy(planned.space)
         for trial in planned.trials:
             with suppress(FileNotFoundError, DamagedRecord):
-                policy.recall([read_result(self._folder / "trials" / trial.trial_id / "result.json")])
+                policy.replay([read_result(self._folder / "trials" / trial.trial_id / "result.json")])
         return policy
 
     def _measure(self, measure_all: Callable[..., None], check: Callable[[], None]) -> None:

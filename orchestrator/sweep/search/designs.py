@@ -9,8 +9,9 @@ from typing import Any, Literal
 from SALib.sample import morris as morris_sample
 from SALib.sample import sobol as sobol_sample
 
+from orchestrator.spec.axes import Axis
 from orchestrator.spec.errors import SpecError
-from orchestrator.spec.search_space import Axis, Search, SearchSpace
+from orchestrator.spec.search_space import Search, SearchSpace
 from orchestrator.sweep.search.quasirandom import value_at
 from orchestrator.sweep.space.arms import ExpandedArm, expand_arms
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from orchestrator.spec.search_space import Axis, rounded
+from orchestrator.spec.axes import Axis, rounded
 
 
 def sobol_points(arms: Sequence[Mapping[str, Axis]], trials: int, seed: int) -> Iterator[tuple[int, dict[str, Any]]]:

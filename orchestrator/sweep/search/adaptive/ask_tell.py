@@ -15,8 +15,9 @@ from optuna.storages.journal import BaseJournalBackend, JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from orchestrator.spec.axes import Axis, Range
 from orchestrator.spec.errors import PrunesweepError, SpecError
-from orchestrator.spec.search_space import Axis, Range, SearchSpace
+from orchestrator.spec.search_space import SearchSpace
 from orchestrator.sweep.search.adaptive.parameters import SEED, Parameters
 from orchestrator.sweep.search.observation import EvaluatedTrial, Observation
 from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial, values

@@ -11,7 +11,7 @@ from typing import Any
 from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from orchestrator.spec.search_space import Axis, Range, rounded
+from orchestrator.spec.axes import Axis, Range, rounded
 
 SEED = "seed"
 """The axis that is noise: a search that chose it would fit the noise."""

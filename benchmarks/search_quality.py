@@ -28,7 +28,9 @@ from orchestrator.records.records import read_results
 from orchestrator.report.charts.model import XY, Series
 from orchestrator.report.svg import draw
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.sweep.search.adaptive.ask_tell import AskTell, Exhausted, random_points
+from orchestrator.sweep.search.adaptive.random_points import random_points
+from orchestrator.sweep.search.base import Exhausted
+from orchestrator.sweep.search.build import start_study
 from orchestrator.sweep.search.observation import Observation, violation
 from orchestrator.sweep.space.arms import expand_arms
 from orchestrator.sweep.stopping.policy import StoppingPolicy, epochs_at, retraining_curve
@@ -131,7 +133,7 @@ def drawn(
                 seen.add(trial.trial_id)
                 yield table[trial.trial_id]
         return
-    proposer = AskTell(this, arms)
+    proposer = start_study(this, arms)
     while True:
         try:
             trial = proposer.ask()

@@ -14,7 +14,7 @@ from orchestrator.retrain import SCHEDULES
 from orchestrator.spec.metric import METRICS
 from orchestrator.spec.trial import Retrain
 from orchestrator.surgery.published_plans import PLANS
-from orchestrator.sweep.planning import ADAPTIVE, SEARCHES
+from orchestrator.sweep.search import SEARCHES
 from orchestrator.sweep.stopping import STOPPERS
 
 KINDS = ("methods", "models", "data", "schedules", "metrics", "searches", "plans", "papers")
@@ -41,7 +41,7 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
             for row in (*METRICS.values(), *map(extra_metric, EXTRA_METRICS.names()))
         ]
     if kind == "searches":
-        return [*map(_search, SEARCHES), *map(_stopper, STOPPERS.names())]
+        return [*map(_search, SEARCHES.names()), *map(_stopper, STOPPERS.names())]
     if kind == "plans":
         return [_plan(name) for name in PLANS]
     if kind == "papers":
@@ -59,17 +59,13 @@ def _describe(registry: Registry, name: str) -> Description:
 
 
 def _search(name: str) -> dict[str, Any]:
-    parameters: dict[str, str] = {}
-    if name != "grid":
-        counted = {"sobol": "blocks", "morris": "trajectories"}.get(name, "trials")
-        parameters = {counted: "int >= 2, required" if counted != "trials" else "int >= 1, required", "seed": "int = 0"}
-    if name in ADAPTIVE:
+    description = SEARCHES.describe(name)
+    parameters = _parameters(description)
+    adaptive = description.attributes.get("adaptive", False)
+    if adaptive:
         parameters["warm_start"] = "list[str] = []"
-    return {"name": name, "kind": _kind_of(name), "what": SEARCHES[name], "parameters": parameters}
-
-
-def _kind_of(search: str) -> str:
-    return "adaptive" if search in ADAPTIVE else "fixed"
+    kind = "adaptive" if adaptive else "fixed"
+    return {"name": name, "kind": kind, "what": description.summary, "parameters": parameters}
 
 
 def _stopper(name: str) -> dict[str, Any]:
@@ -121,9 +117,14 @@ _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 def _with_bounds(annotation: re.Match[str]) -> str:
-    """Return ``int >= 1, <= 100`` for ``Annotated[int, Field(ge=1, le=100)]``."""
-    bounds = (bound.split("=") for bound in annotation[2].replace(" ", "").split(","))
-    return f"{annotation[1]} {', '.join(f'{_SIGNS[name]} {value}' for name, value in bounds)}"
+    """Return ``int in [1, 100]`` for ``Annotated[int, Field(ge=1, le=100)]``, ``int >= 2`` for one bound."""
+    bounds = dict(bound.split("=") for bound in annotation[2].replace(" ", "").split(","))
+    if len(bounds) == 1:
+        ((sign, value),) = bounds.items()
+        return f"{annotation[1]} {_SIGNS[sign]} {value}"
+    low = f"[{bounds['ge']}" if "ge" in bounds else f"({bounds['gt']}"
+    high = f"{bounds['le']}]" if "le" in bounds else f"{bounds['lt']})"
+    return f"{annotation[1]} in {low}, {high}"
 
 
 def _parameters(description: Description) -> dict[str, str]:

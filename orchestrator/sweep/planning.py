@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from orchestrator.methods import METHODS
 from orchestrator.metrics.table import metric_rows
 from orchestrator.records.records import RESULT, DamagedRecord, read_latency, read_result, recorded_ids
-from orchestrator.spec.axes import Range
 from orchestrator.spec.errors import SpecError, join, nearest
-from orchestrator.spec.search_space import Search, SearchSpace
+from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.stages import StageName
 from orchestrator.spec.trial import TrialSpec, flatten
+from orchestrator.sweep.search.build import check_search, fixed_search, is_adaptive
 from orchestrator.sweep.search.drawn import drawn_and_not_ended
 from orchestrator.sweep.search.observation import EvaluatedTrial, check_decidable, observe
 from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial, check_endpoints, expand_arms, match_record
 from orchestrator.sweep.stopping.policy import rule_of
-
-SEARCHES = {
-    "grid": "every combination of the axes' values",
-    "random": "independent draws from the axes, as many as `trials` says",
-    "qmc": "a scrambled Sobol sequence over the axes of each arm, `trials` points in all",
-    "sobol": "Saltelli's design, `blocks` of it, from which Sobol indices follow; one arm",
-    "morris": "Morris's one-at-a-time `trajectories`, from which elementary effects follow; one arm",
-    "tpe": "tree-structured Parzen estimator: draws where good trials were dense; one or several objectives",
-    "nsga2": "NSGA-II: an evolving population, for several objectives",
-    "gp": "a Gaussian process and its expected improvement: for few, long trials",
-}
-ADAPTIVE = frozenset({"tpe", "nsga2", "gp"})
-"""Searches that draw the next trial from what the earlier ones gave."""
-_DESIGNS = {"blocks": "sobol", "trajectories": "morris"}
-"""What a fixed design needs to be told, and which design that is."""
 
 
 @dataclass(frozen=True)
@@ -96,22 +79,16 @@ def plan(space: SearchSpace, folder: Path | None = None) -> Plan:
     Raises:
         SpecError: an unknown name, a wrong type, an impossible combination, data that cannot be read.
     """
-    if space.search.name not in SEARCHES:
-        raise SpecError("search.name", f"unknown search {space.search.name!r}{nearest(space.search.name, SEARCHES)}")
-    for key, owner in _DESIGNS.items():
-        if getattr(space.search, key) is not None and space.search.name != owner:
-            raise SpecError(f"search.{key}", f"is for search {owner!r}, found it with {space.search.name!r}")
+    check_search(space.search)
     _check_metrics(space)
     if space.stopper is not None:
         rule_of(space)
     arms = expand_arms(space)
-    if space.search.name in ADAPTIVE:
+    if is_adaptive(space.search):
         return _adaptive(space, arms, folder)
-    if space.search.warm_start:
-        raise SpecError("search.warm_start", f"is for adaptive searches, found it with {space.search.name!r}")
     trials: dict[str, PlannedTrial] = {}
     repeated = 0
-    for index, point in _points(space, arms):
+    for index, point in fixed_search(space.search).points(arms):
         trial = arms[index].trial(point)
         if trial.trial_id in trials:
             repeated += 1
@@ -165,7 +142,7 @@ def stages_of(spec: TrialSpec) -> list[Stage]:
 
 
 def _adaptive(space: SearchSpace, arms: tuple[ExpandedArm, ...], folder: Path | None) -> Plan:
-    wanted = trials_of(space.search)
+    wanted = space.search.trials or 0
     check_decidable(space, metric_rows(space.metrics))
     check_endpoints(arms)
     for i, name in enumerate(space.search.warm_start):
@@ -186,45 +163,6 @@ def _adaptive(space: SearchSpace, arms: tuple[ExpandedArm, ...], folder: Path | 
     return Plan(space, arms, tuple(drawn), 0, max(0, wanted - len(drawn)), tuple(known))
 
 
-def trials_of(search: Search) -> int:
-    """How many trials a search draws; raises :class:`SpecError` where nobody says."""
-    if search.trials is None:
-        raise SpecError("search.trials", f"is missing: search {search.name!r} needs the number of trials to draw")
-    return search.trials
-
-
-def _points(space: SearchSpace, arms: Sequence[ExpandedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Index of an arm and a point of its axes, for every search that knows its points beforehand."""
-    axes = [arm.axes for arm in arms]
-    if space.search.name == "random":
-        from orchestrator.sweep.search.adaptive.ask_tell import random_points
-
-        return random_points(axes, trials_of(space.search), space.search.seed)
-    if space.search.name == "qmc":
-        from orchestrator.sweep.search.quasirandom import sobol_points
-
-        return sobol_points(axes, trials_of(space.search), space.search.seed)
-    if space.search.name in _DESIGNS.values():
-        from orchestrator.sweep.search.designs import design_points
-
-        return design_points(space.search, arms)
-    return _grid(arms)
-
-
-def _grid(arms: Sequence[ExpandedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for index, arm in enumerate(arms):
-        values: list[list[Any]] = []
-        for name, axis in arm.axes.items():
-            points = axis.points() if isinstance(axis, Range) else axis
-            if points is None:
-                raise SpecError(
-                    arm.axis_sources[name], "a grid needs `step` or `grid` (a number of points) for a range"
-                )
-            values.append(points)
-        for combination in itertools.product(*values):
-            yield index, dict(zip(arm.axes, combination, strict=True))
-
-
 def _check_metrics(space: SearchSpace) -> None:
     known = metric_rows(space.metrics)
     for section, names in (("objectives", space.objectives), ("constraints", space.constraints)):
@@ -234,13 +172,10 @@ def _check_metrics(space: SearchSpace) -> None:
 
 
 __all__ = [
-    "ADAPTIVE",
-    "SEARCHES",
     "Plan",
     "PlannedTrial",
     "Stage",
     "drawn_before",
     "plan",
     "stages_of",
-    "trials_of",
 ]

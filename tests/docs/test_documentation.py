@@ -190,7 +190,9 @@ def test_every_key_is_in_its_table_with_a_meaning() -> None:
     models = {SearchSpace: "", Range: "", Search: "search.", Resources: "resources.", Baseline: "baseline."}
     for model, path in (models | {Target: "target.", Retrain: "retrain."}).items():
         rows = {row[0]: row for row in TABLES.keys(model, path)}
-        assert set(rows) >= {path + name for name in model.model_fields if model not in (Retrain, Search) or name != "params"}
+        assert set(rows) >= {
+            path + name for name in model.model_fields if model not in (Retrain, Search) or name != "params"
+        }
         for key, (_, values, _, meaning) in rows.items():
             assert f"| `{key}` |" in page
             assert values, key

@@ -23,16 +23,16 @@ class StoppingPolicy:
         self.name = space.stopper.name
         self.rule = rule_of(space)
         self.rungs = self.rule.shares()
-        self._space = space
-        self._reports: list[dict[str, Progress]] = [{} for _ in self.rungs]
+        self.space = space
+        self.reports: list[dict[str, Progress]] = [{} for _ in self.rungs]
         """By rung and trial."""
 
     def decide(self, progress: Progress) -> str | None:
         """Return why the trial ends here, or None if it goes on."""
-        reports = self._reports[progress.rung]
+        reports = self.reports[progress.rung]
         reports[progress.trial_id] = progress
         others = [other for trial_id, other in reports.items() if trial_id != progress.trial_id]
-        return self.rule.verdict(progress, others, self._space)
+        return self.rule.verdict(progress, others, self.space)
 
     def replay(self, results: Iterable[TrialResult]) -> None:
         """Take in the reports that recorded trials had made; nothing is decided anew."""
@@ -46,7 +46,7 @@ class StoppingPolicy:
                 length = epochs_at(rung, epochs)
                 if length <= len(curve) and (curve or rung == 0):
                     report = Progress(result.trial_id, index, curve[:length], result.metrics)
-                    self._reports[index][result.trial_id] = report
+                    self.reports[index][result.trial_id] = report
 
 
 def rule_of(space: SearchSpace) -> StoppingRule:

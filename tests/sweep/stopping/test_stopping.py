@@ -101,8 +101,8 @@ def test_records_tell_again_what_trials_had_told() -> None:
             record("failed", [0.9], "failed"),
         ]
     )
-    assert [sorted(reports) for reports in policy._reports] == [["done", "stopped"], ["done"], ["done"]]
-    assert [reports["done"].curve[-1] for reports in policy._reports] == [0.2, 0.4, 0.6]
+    assert [sorted(reports) for reports in policy.reports] == [["done", "stopped"], ["done"], ["done"]]
+    assert [reports["done"].curve[-1] for reports in policy.reports] == [0.2, 0.4, 0.6]
     assert policy.decide(Progress("new", 0, [0.3, 0.4], {})) is not None  # 0.5 is ahead; one of three goes on
 
 

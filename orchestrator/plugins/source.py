@@ -1,48 +1,16 @@
-"""Registries: a visible table of names, then entry points; read statically, so naming a thing does not import it."""
+"""What the source of a plug-in says about it, read without importing it."""
 
 from __future__ import annotations
 
 import ast
-import importlib
 import importlib.machinery
 import importlib.util
-import re
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
-
-from orchestrator.spec.errors import PrunesweepError, nearest
-
-# The vocabulary in which a plug-in annotates its parameters. Bounds travel with the type, so `plan` can refuse a bad
-# value without importing the plug-in (and, with it, torch).
-Share = Annotated[float, Field(ge=0, le=1)]
-"""A float from 0 to 1."""
-OpenShare = Annotated[float, Field(ge=0, lt=1)]
-"""A float from 0 up to, but not including, 1."""
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-"""A whole number from 1."""
-Natural = Annotated[int, Field(ge=0)]
-"""A whole number from 0."""
-
-_VOCABULARY: dict[str, Any] = {
-    "Annotated": Annotated,
-    "Field": Field,
-    "Share": Share,
-    "OpenShare": OpenShare,
-    "Positive": Positive,
-    "NonNegative": NonNegative,
-    "Count": Count,
-    "Natural": Natural,
-    "Literal": Literal,
-    "Any": Any,
-}
+from orchestrator.spec.errors import PrunesweepError
 
 
 class UnknownName(PrunesweepError, KeyError):
@@ -87,116 +55,6 @@ class Description:
         return self.doc.strip().split("\n", 1)[0]
 
 
-@dataclass(frozen=True, eq=False)
-class Registry:
-    """A table of plug-ins of one kind: name -> ``module:attribute``, extended by the entry points of ``group``.
-
-    ``supplied`` names the arguments that the package itself passes; they are not parameters of the search space.
-    ``open_names``: a name with a colon (``my_pkg.nets:tiny``) is the user's own ``module:attribute``.
-    ``prefixes``: a name such as ``torchvision:resnet18`` goes to the plug-in its prefix stands for.
-    ``base``: the class, as ``module:attribute``, that every plug-in inherits.
-    """
-
-    kind: str
-    group: str
-    table: Mapping[str, str]
-    supplied: frozenset[str] = frozenset()
-    open_names: bool = False
-    prefixes: Mapping[str, str] = field(default_factory=dict)
-    base: str = ""
-
-    def names(self) -> list[str]:
-        """Return every name, the table's own first."""
-        return list(self.table) + [name for name in _entry_points(self.group) if name not in self.table]
-
-    def targets(self) -> dict[str, str]:
-        """Return ``module:attribute`` by name."""
-        return {**_entry_points(self.group), **self.table}
-
-    def target(self, name: str) -> str:
-        """Return the ``module:attribute`` of a name; raises :class:`UnknownName` with the nearest valid name."""
-        targets = self.targets()
-        if name in targets:
-            return targets[name]
-        prefix, colon, rest = name.partition(":")
-        if colon and rest and prefix in self.prefixes:
-            return self.prefixes[prefix]
-        if colon and self.open_names:
-            if re.fullmatch(r"\w+(\.\w+)*:\w+", name) is None:
-                raise UnknownName(f"unknown {self.kind} {name!r}; a name of your own is 'package.module:name'")
-            return name
-        raise UnknownName(f"unknown {self.kind} {name!r}{nearest(name, targets)}")
-
-    def load(self, name: str) -> Any:
-        """Import and return the plug-in; raises :class:`UnusablePlugin` where it does not implement ``base``."""
-        plugin = _imported(self.target(name))
-        if self.base:
-            base = _imported(self.base)
-            if not isinstance(plugin, type) or not issubclass(plugin, base):
-                raise self._unusable(name, f"does not inherit {self.base}")
-            missing: frozenset[str] = getattr(plugin, "__abstractmethods__", frozenset())
-            if missing:
-                raise self._unusable(name, f"does not implement {', '.join(sorted(missing))}")
-        return plugin
-
-    def describe(self, name: str) -> Description:
-        """Return documentation, parameters and class attributes of a plug-in, without importing it.
-
-        Raises :class:`UnusablePlugin` where the source shows that the plug-in does not implement ``base``.
-        """
-        target = self.target(name)
-        description = _describe(name, target, self.supplied)
-        problem = _unimplemented(target, self.base) if self.base else ""
-        if problem:
-            raise self._unusable(name, problem)
-        return description
-
-    def parameters(self, name: str) -> type[BaseModel]:
-        """Return a pydantic model of the plug-in's parameters: strict types, unknown names refused."""
-        return _parameters(self.describe(name))
-
-    def _unusable(self, name: str, problem: str) -> UnusablePlugin:
-        return UnusablePlugin(f"{self.kind} {name!r} ({self.target(name)}) {problem}")
-
-
-def _imported(target: str) -> Any:
-    module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-@cache
-def _entry_points(group: str) -> Mapping[str, str]:
-    """Return the names that installed packages add; cached, as it reads the metadata of every installed package."""
-    return {point.name: point.value for point in entry_points(group=group)}
-
-
-def validator(name: str, parameters: typing.Iterable[Parameter], open_ended: bool) -> type[BaseModel]:
-    """Return a strict pydantic model of parameters."""
-    fields: dict[str, Any] = {}
-    for p in parameters:
-        # The annotations come from our own table or from the user's own module: the same trust as importing it.
-        try:
-            kind = eval(p.annotation, dict(_VOCABULARY)) if p.annotation else Any
-        except (NameError, TypeError, AttributeError) as error:
-            problem = (
-                f"{name!r}: the annotation of {p.name!r} is not of the vocabulary of orchestrator.plugins: {error}"
-            )
-            raise UnknownName(problem) from None
-        fields[p.name] = (kind, p.default)
-    config = ConfigDict(extra="allow" if open_ended else "forbid", strict=True, frozen=True, protected_namespaces=())
-    model: type[BaseModel] = create_model(name, __config__=config, **fields)
-    return model
-
-
-@cache
-def _parameters_of(name: str, parameters: tuple[Parameter, ...], open_ended: bool) -> type[BaseModel]:
-    return validator(name, parameters, open_ended)
-
-
-def _parameters(described: Description) -> type[BaseModel]:
-    return _parameters_of(described.name, described.parameters, described.open_ended)
-
-
 @cache
 def _module_source(module: str) -> ast.Module:
     """Return the syntax tree of a module, found without importing its parents (which might import torch)."""
@@ -221,7 +79,7 @@ def _module_source(module: str) -> ast.Module:
 
 
 @cache
-def _describe(name: str, target: str, supplied: frozenset[str]) -> Description:
+def describe(name: str, target: str, supplied: frozenset[str]) -> Description:
     module, _, attribute = target.partition(":")
     node = _definition(module, attribute)
     if node is None:
@@ -265,6 +123,9 @@ def _class_fields(module: str, node: ast.ClassDef) -> tuple[dict[str, Parameter]
                 fields |= inherited
                 attributes |= inherited_attributes
     for item, following in zip(node.body, [*node.body[1:], None], strict=True):
+        if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name) and item.targets[0].id in attributes:
+            # A plain assignment to a class variable of a base.
+            attributes[item.targets[0].id] = _literal(item.value, f"{node.name}.{item.targets[0].id}")
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
             continue
         annotation = ast.unparse(item.annotation)
@@ -297,7 +158,7 @@ def _definition_from(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
 
 
 @cache
-def _unimplemented(target: str, base: str) -> str:
+def unimplemented(target: str, base: str) -> str:
     """Return what a plug-in lacks to be a ``base``; empty where it lacks nothing, or where the sources do not tell."""
     plugin, required = (_definition_from(*name.split(":")) for name in (target, base))
     assert required is not None, base
@@ -361,18 +222,3 @@ def _arguments(node: ast.FunctionDef) -> list[Parameter]:
         value = ... if default is None else _literal(default, f"{node.name}({argument.arg})")
         parameters.append(Parameter(argument.arg, annotation, value))
     return parameters
-
-
-__all__ = [
-    "Count",
-    "Description",
-    "Natural",
-    "NonNegative",
-    "OpenShare",
-    "Parameter",
-    "Positive",
-    "Registry",
-    "Share",
-    "UnknownName",
-    "UnusablePlugin",
-]

@@ -1,4 +1,4 @@
-"""What can be named in a search space, read from the tables without importing what they name."""
+"""List what a search space can name, read from the tables without importing any plug-in."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PAPERS = {
 
 
 def catalogue(kind: str) -> list[dict[str, Any]]:
-    """One entry a name; ``kind`` is one of `KINDS`."""
+    """Return one entry per name; ``kind`` is one of `KINDS`."""
     if kind == "metrics":
         return [
             {"name": row.name, "what": row.doc}
@@ -69,7 +69,7 @@ def _search(name: str) -> dict[str, Any]:
 
 
 def _stopper(name: str) -> dict[str, Any]:
-    """Stoppers stand among the searches: they too decide which trials are run to their end."""
+    """Stoppers are listed among the searches: they too decide which trials run to their end."""
     description = STOPPERS.describe(name)
     return {"name": name, "kind": "stopper", "what": description.summary, "parameters": _parameters(description)}
 
@@ -85,16 +85,16 @@ def _plan(name: str) -> dict[str, Any]:
     return {"name": name, "what": what, "models": layers}
 
 
-def _entry(kind: str, described: Description) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": described.name, "what": described.summary}
+def _entry(kind: str, description: Description) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": description.name, "what": description.summary}
     if kind == "methods":
-        attributes = described.attributes
-        package, *folders = described.target.partition(":")[0].split(".")
+        attributes = description.attributes
+        package, *folders = description.target.partition(":")[0].split(".")
         # orchestrator.methods.<family>.<file>; of others, the package that they come from
         entry["family"] = folders[1] if package == "orchestrator" else package
         entry["removes"] = ", ".join(attributes.get("granularities", ()))
         entry["paper"] = attributes.get("paper", "")
-    entry["parameters"] = _parameters(described)
+    entry["parameters"] = _parameters(description)
     if kind == "schedules":
         common = {name: f for name, f in Retrain.model_fields.items() if name not in ("name", "params")}
         entry["parameters"] |= {name: _default(str(f.annotation), f.default) for name, f in common.items()}

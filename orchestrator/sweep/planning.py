@@ -1,4 +1,4 @@
-"""From a search space to the trials and shared stages it stands for; imports no torch and trains nothing."""
+"""Plan a search space: resolve its trials and the stages they share; imports no torch and trains nothing."""
 
 from __future__ import annotations
 
@@ -23,58 +23,61 @@ from orchestrator.sweep.stopping.policy import rule_of
 
 @dataclass(frozen=True)
 class Stage:
-    """Work whose output several trials may share; any of those trials describes it."""
+    """A step of a trial whose output other trials may share."""
 
     name: StageName
     key: str
     spec: TrialSpec
+    """Of any of those trials."""
     needs: tuple[str, ...] = ()
-    """Keys of stages that must be there first."""
+    """Keys of the stages that must be computed first."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All a sweep will do: trials, and before them the distinct stages they share."""
+    """The trials of a sweep, and the distinct stages that they share."""
 
     space: SearchSpace
     arms: tuple[ExpandedArm, ...]
     trials: tuple[PlannedTrial, ...]
-    """Of an adaptive search, those that have been drawn already."""
+    """Of an adaptive search, those drawn already."""
     repeated: int
-    """Points that resolved to a trial planned before (they run once)."""
+    """Number of points that resolve to a trial of an earlier point; a trial runs once."""
     to_draw: int = 0
-    """Trials that an adaptive search has still to choose."""
+    """Number of trials that an adaptive search has still to draw."""
     known: tuple[EvaluatedTrial, ...] = ()
-    """What an adaptive search is told of the trials that are recorded."""
+    """Recorded trials, as an adaptive search is told of them."""
 
     @property
     def total(self) -> int:
+        """Number of trials, drawn or not."""
         return len(self.trials) + self.to_draw
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        found: dict[str, Stage] = {}
+        """The distinct shared stages of all trials, each after those that it needs."""
+        stages: dict[str, Stage] = {}
         for trial in self.trials:
             for stage in stages_of(trial.spec):
-                found.setdefault(stage.key, stage)
-        return tuple(found.values())
+                stages.setdefault(stage.key, stage)
+        return tuple(stages.values())
 
     def count(self, name: StageName) -> int:
+        """Return the number of distinct stages of a name."""
         return sum(stage.name == name for stage in self.stages)
 
     @property
     def varied(self) -> list[str]:
-        """Dotted paths of all that the axes set, in the order of the file; a value that is a mapping sets several."""
+        """Dotted paths that the axes set, in the order of the file; a value that is a mapping sets several."""
         return list(dict.fromkeys(path for trial in self.trials for path in flatten(trial.point)))
 
 
 def plan(space: SearchSpace, folder: Path | None = None) -> Plan:
-    """Resolve every point of a search space.
+    """Plan a search space: resolve every point of its axes.
 
     Args:
         space: the search space, as loaded.
-        folder: where the sweep leaves its records. What an adaptive search has drawn is read there; without it nothing
-            counts as drawn.
+        folder: the sweep's folder, from which the trials that an adaptive search has drawn are read; None: no folder.
 
     Raises:
         SpecError: an unknown name, a wrong type, an impossible combination, data that cannot be read.
@@ -100,13 +103,13 @@ def plan(space: SearchSpace, folder: Path | None = None) -> Plan:
 def drawn_before(
     space: SearchSpace, arms: Sequence[ExpandedArm], folder: Path, but: Collection[str] = frozenset()
 ) -> list[EvaluatedTrial]:
-    """Recorded trials that lie in a space, as a search is told of them, in the order in which they ended.
+    """Return the recorded trials that lie in a space with their observations, in the order in which they ended.
 
     Args:
         space: the search space.
-        arms: its arms, joined.
+        arms: its arms, expanded.
         folder: the sweep whose records are read.
-        but: trials whose records are not read.
+        but: ids of trials whose records are not read.
 
     Raises:
         SpecError: a record cannot be read; the message names the file.
@@ -126,7 +129,7 @@ def drawn_before(
 
 
 def stages_of(spec: TrialSpec) -> list[Stage]:
-    """The shared stages of one trial, in order."""
+    """Return the shared stages of one trial, in order."""
     attributes = METHODS.describe(spec.method.name).attributes
     stages = [Stage("baseline", spec.baseline_key, spec)]
     if spec.target.steps:
@@ -142,7 +145,7 @@ def stages_of(spec: TrialSpec) -> list[Stage]:
 
 
 def _adaptive(space: SearchSpace, arms: tuple[ExpandedArm, ...], folder: Path | None) -> Plan:
-    wanted = space.search.trials or 0
+    n_trials = space.search.trials or 0
     check_decidable(space, metric_rows(space.metrics))
     check_endpoints(arms)
     for i, name in enumerate(space.search.warm_start):
@@ -153,17 +156,18 @@ def _adaptive(space: SearchSpace, arms: tuple[ExpandedArm, ...], folder: Path | 
             raise SpecError(join("search.warm_start", i), f"no records of a sweep {name!r}{nearest(name, others)}")
     counts = [arm.count() for arm in arms]
     if None not in counts:
-        wanted = min(wanted, sum(count or 0 for count in counts))
+        n_trials = min(n_trials, sum(count or 0 for count in counts))
     known: list[EvaluatedTrial] = []
     drawn: list[PlannedTrial] = []
     if folder is not None:
         known = drawn_before(space, arms, folder)
         drawn = [evaluated.trial for evaluated in known]
-        drawn += drawn_and_not_ended(arms, folder)[: max(0, wanted - len(drawn))]
-    return Plan(space, arms, tuple(drawn), 0, max(0, wanted - len(drawn)), tuple(known))
+        drawn += drawn_and_not_ended(arms, folder)[: max(0, n_trials - len(drawn))]
+    return Plan(space, arms, tuple(drawn), 0, max(0, n_trials - len(drawn)), tuple(known))
 
 
 def _check_metrics(space: SearchSpace) -> None:
+    """Refuse unknown metrics among the objectives and constraints; raises :class:`SpecError`."""
     known = metric_rows(space.metrics)
     for section, names in (("objectives", space.objectives), ("constraints", space.constraints)):
         for name in names:

@@ -11,7 +11,8 @@ from orchestrator.testing.metrics import MetricSuite
 class Depth(ExtraMetric):
     """Modules of the pruned network."""
 
-    dtype = "int"
+    label = "modules"
+    higher_is_better = False
 
     def compute(self, networks: Networks) -> float:
         return len(list(networks.pruned.modules()))

@@ -12,4 +12,5 @@ STOPPERS = Registry(
         "constraint": "orchestrator.sweep.stopping.constraint:Constraint",
     },
     open_names=True,
+    base="orchestrator.sweep.stopping.rule:StoppingRule",
 )

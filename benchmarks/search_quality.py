@@ -28,10 +28,13 @@ from orchestrator.records.records import read_results
 from orchestrator.report.charts.model import XY, Series
 from orchestrator.report.svg import draw
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.sweep.search.adaptive.ask_tell import AskTell, Exhausted, random_points
+from orchestrator.sweep.search.adaptive.random_points import random_points
+from orchestrator.sweep.search.base import Exhausted
+from orchestrator.sweep.search.build import start_study
 from orchestrator.sweep.search.observation import Observation, violation
 from orchestrator.sweep.space.arms import expand_arms
-from orchestrator.sweep.stopping.policy import Progress, StoppingPolicy, epochs_at, retraining
+from orchestrator.sweep.stopping.policy import StoppingPolicy, epochs_at, retraining_curve
+from orchestrator.sweep.stopping.rule import Progress
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "results/search_table.csv"
@@ -98,7 +101,7 @@ def record(path: Path) -> None:
                     f"{metrics['val_accuracy']:.6f}",
                     f"{metrics['accuracy']:.6f}",
                     f"{metrics['macs'] / metrics['dense_macs']:.6f}",
-                    " ".join(f"{value:.6f}" for value in retraining(result)),
+                    " ".join(f"{value:.6f}" for value in retraining_curve(result)),
                 ]
             )
 
@@ -130,7 +133,7 @@ def drawn(
                 seen.add(trial.trial_id)
                 yield table[trial.trial_id]
         return
-    proposer = AskTell(this, arms)
+    proposer = start_study(this, arms)
     while True:
         try:
             trial = proposer.ask()

@@ -17,17 +17,18 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from orchestrator.cli.catalogue import catalogue
-from orchestrator.spec.search_space import Range, Resources, Search, SearchSpace
-from orchestrator.spec.stopper import STOPPERS
+from orchestrator.spec.axes import Range
+from orchestrator.spec.search_space import Resources, Search, SearchSpace
 from orchestrator.spec.trial import Baseline, Retrain, Target
+from orchestrator.sweep.stopping import STOPPERS
 
 _MARK = re.compile(r"^<!-- table: (?P<name>[a-z_ ]+) -->$", re.MULTILINE)
 _BEYOND = {
     Target: [("plan", "text", "", "A published plan's name in place of a sparsity: the counts it keeps of this model.")]
 }
 """What the file may say beyond the fields of the value that it becomes."""
-_WITHIN = {Retrain: {"params"}}
-"""Fields that no file names: a schedule's own parameters stand beside the others."""
+_WITHIN = {Retrain: {"params"}, Search: {"params"}}
+"""Fields that no file names: own parameters of a schedule or a search stand beside the others."""
 
 
 class NoSuchTable(KeyError):
@@ -142,9 +143,11 @@ def _cell(value: Any) -> str:
 
 def _stoppers() -> str:
     rows = []
-    for name, kind in STOPPERS.items():
-        told = [f"`{key}`: {values}, by default {default}. {why}" for key, values, default, why in keys(kind)]
-        rows.append((f"`{name}`", inspect.getdoc(kind) or "", "<br>".join(told[1:])))
+    for entry in (entry for entry in catalogue("searches") if entry["kind"] == "stopper"):
+        description = STOPPERS.describe(entry["name"])
+        docs = {parameter.name: parameter.doc for parameter in description.parameters}
+        told = [f"`{key}`: {kind}. {docs[key]}" for key, kind in entry["parameters"].items()]
+        rows.append((f"`{description.name}`", description.doc, "<br>".join(told)))
     return table(("name", "what", "parameters"), rows)
 
 

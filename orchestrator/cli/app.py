@@ -14,7 +14,7 @@ from rich.console import Console
 
 from orchestrator.spec.errors import SpecError, StoreAway, nearest, out_of_space
 from orchestrator.spec.redacting import redacted
-from orchestrator.spec.search_space import parse_yaml
+from orchestrator.spec.yaml_loader import parse_yaml
 from orchestrator.storage.store import Store
 from orchestrator.storage.sweep_paths import SweepPaths
 

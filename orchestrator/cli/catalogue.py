@@ -1,7 +1,8 @@
-"""What can be named in a search space, read from the tables without importing what they name."""
+"""List what a search space can name, read from the tables without importing any plug-in."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from orchestrator.data import DATA
@@ -11,10 +12,10 @@ from orchestrator.models import MODELS
 from orchestrator.plugins import Description, Registry, UnknownName
 from orchestrator.retrain import SCHEDULES
 from orchestrator.spec.metric import METRICS
-from orchestrator.spec.stopper import STOPPERS
 from orchestrator.spec.trial import Retrain
 from orchestrator.surgery.published_plans import PLANS
-from orchestrator.sweep.planning import ADAPTIVE, SEARCHES
+from orchestrator.sweep.search import SEARCHES
+from orchestrator.sweep.stopping import STOPPERS
 
 KINDS = ("methods", "models", "data", "schedules", "metrics", "searches", "plans", "papers")
 _REGISTRIES: dict[str, Registry] = {"methods": METHODS, "models": MODELS, "data": DATA, "schedules": SCHEDULES}
@@ -33,14 +34,14 @@ _PAPERS = {
 
 
 def catalogue(kind: str) -> list[dict[str, Any]]:
-    """One entry a name; ``kind`` is one of `KINDS`."""
+    """Return one entry per name; ``kind`` is one of `KINDS`."""
     if kind == "metrics":
         return [
             {"name": row.name, "what": row.doc}
             for row in (*METRICS.values(), *map(extra_metric, EXTRA_METRICS.names()))
         ]
     if kind == "searches":
-        return [*map(_search, SEARCHES), *map(_stopper, STOPPERS)]
+        return [*map(_search, SEARCHES.names()), *map(_stopper, STOPPERS.names())]
     if kind == "plans":
         return [_plan(name) for name in PLANS]
     if kind == "papers":
@@ -58,28 +59,19 @@ def _describe(registry: Registry, name: str) -> Description:
 
 
 def _search(name: str) -> dict[str, Any]:
-    parameters: dict[str, str] = {}
-    if name != "grid":
-        counted = {"sobol": "blocks", "morris": "trajectories"}.get(name, "trials")
-        parameters = {counted: "int >= 2, required" if counted != "trials" else "int >= 1, required", "seed": "int = 0"}
-    if name in ADAPTIVE:
+    description = SEARCHES.describe(name)
+    parameters = _parameters(description)
+    adaptive = description.attributes.get("adaptive", False)
+    if adaptive:
         parameters["warm_start"] = "list[str] = []"
-    return {"name": name, "kind": _kind_of(name), "what": SEARCHES[name], "parameters": parameters}
-
-
-def _kind_of(search: str) -> str:
-    return "adaptive" if search in ADAPTIVE else "fixed"
+    kind = "adaptive" if adaptive else "fixed"
+    return {"name": name, "kind": kind, "what": description.summary, "parameters": parameters}
 
 
 def _stopper(name: str) -> dict[str, Any]:
-    """Stoppers stand among the searches: they too decide which trials are run to their end."""
-    kind = STOPPERS[name]
-    parameters = {
-        parameter: _default(getattr(field.annotation, "__name__", ""), field.default)
-        for parameter, field in kind.model_fields.items()
-        if parameter != "name"
-    }
-    return {"name": name, "kind": "stopper", "what": (kind.__doc__ or "").strip(), "parameters": parameters}
+    """Stoppers are listed among the searches: they too decide which trials run to their end."""
+    description = STOPPERS.describe(name)
+    return {"name": name, "kind": "stopper", "what": description.summary, "parameters": _parameters(description)}
 
 
 def _from_paper(paper: str) -> str:
@@ -93,16 +85,16 @@ def _plan(name: str) -> dict[str, Any]:
     return {"name": name, "what": what, "models": layers}
 
 
-def _entry(kind: str, described: Description) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": described.name, "what": described.summary}
+def _entry(kind: str, description: Description) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": description.name, "what": description.summary}
     if kind == "methods":
-        attributes = described.attributes
-        package, *folders = described.target.partition(":")[0].split(".")
+        attributes = description.attributes
+        package, *folders = description.target.partition(":")[0].split(".")
         # orchestrator.methods.<family>.<file>; of others, the package that they come from
         entry["family"] = folders[1] if package == "orchestrator" else package
         entry["removes"] = ", ".join(attributes.get("granularities", ()))
         entry["paper"] = attributes.get("paper", "")
-    entry["parameters"] = {p.name: _default(p.annotation, p.default) for p in described.parameters}
+    entry["parameters"] = _parameters(description)
     if kind == "schedules":
         common = {name: f for name, f in Retrain.model_fields.items() if name not in ("name", "params")}
         entry["parameters"] |= {name: _default(str(f.annotation), f.default) for name, f in common.items()}
@@ -120,7 +112,27 @@ _PLAIN = {
 }
 
 
+_BOUNDED = re.compile(r"Annotated\[(\w+), Field\((.*?)\)\]")
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def _with_bounds(annotation: re.Match[str]) -> str:
+    """Return ``int in [1, 100]`` for ``Annotated[int, Field(ge=1, le=100)]``, ``int >= 2`` for one bound."""
+    bounds = dict(bound.split("=") for bound in annotation[2].replace(" ", "").split(","))
+    if len(bounds) == 1:
+        ((sign, value),) = bounds.items()
+        return f"{annotation[1]} {_SIGNS[sign]} {value}"
+    low = f"[{bounds['ge']}" if "ge" in bounds else f"({bounds['gt']}"
+    high = f"{bounds['le']}]" if "le" in bounds else f"{bounds['lt']})"
+    return f"{annotation[1]} in {low}, {high}"
+
+
+def _parameters(description: Description) -> dict[str, str]:
+    return {p.name: _default(p.annotation, p.default) for p in description.parameters}
+
+
 def _default(annotation: str, default: Any) -> str:
+    annotation = _BOUNDED.sub(_with_bounds, annotation)
     for word, plain in _PLAIN.items():
         annotation = annotation.replace(word, plain)
     return f"{annotation}, required" if default is ... else f"{annotation} = {default!r}"

@@ -15,4 +15,5 @@ DATA = Registry(
         "cifar100": "orchestrator.data.torchvision_sets:cifar100",
         "imagenet": "orchestrator.data.torchvision_sets:imagenet",
     },
+    open_names=True,
 )

@@ -31,4 +31,5 @@ METHODS = Registry(
         "sparse_vd": "orchestrator.methods.learned.sparse_vd:SparseVariationalDropout",
         "soft_weight_sharing": "orchestrator.methods.learned.soft_weight_sharing:SoftWeightSharing",
     },
+    open_names=True,
 )

@@ -30,7 +30,6 @@ class ExtraMetric:
 
     column: ClassVar[str] = ""
     """Of ``trials.parquet`` and MLflow; empty: the entry point's name, or what stands after the colon."""
-    dtype: ClassVar[Literal["int", "float"]] = "float"
     unit: ClassVar[str] = ""
     """``share`` (0 to 1, shown in percent), ``ms``, ``x`` (a ratio); empty for a plain number."""
     higher_is_better: ClassVar[bool] = True

@@ -14,7 +14,8 @@ from orchestrator.records.records import DamagedRecord, Latency, read_latency, r
 from orchestrator.records.sweep_summary import summary_of
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.result import TrialResult
-from orchestrator.spec.search_space import SearchSpace, parse_yaml
+from orchestrator.spec.search_space import SearchSpace
+from orchestrator.spec.yaml_loader import parse_yaml
 from orchestrator.storage.store import Store
 from orchestrator.storage.sweep_paths import SweepPaths
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from orchestrator.report.checklist import RANDOM, magnitude
 from orchestrator.report.data import FEWEST_SEEDS
-from orchestrator.spec.search_space import Arm, Axis, Range, SearchSpace
+from orchestrator.spec.axes import Axis, Range
+from orchestrator.spec.search_space import Arm, SearchSpace
 from orchestrator.sweep.planning import plan
 
 DENSE = "dense_control"

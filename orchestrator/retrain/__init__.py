@@ -14,4 +14,5 @@ SCHEDULES = Registry(
         "scratch_b": "orchestrator.retrain.scratch_b:scratch_b",
     },
     supplied=frozenset({"baseline", "budget"}),
+    open_names=True,
 )

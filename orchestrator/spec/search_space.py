@@ -1,100 +1,19 @@
-"""A search space: the YAML file as a value, with its axes and arms."""
+"""A search space: the YAML file as a frozen value."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
+from orchestrator.spec.axes import Axis, check_axes
 from orchestrator.spec.constraint import comparison
 from orchestrator.spec.errors import SpecError, first_problem, join, shown
-from orchestrator.spec.stopper import Stopper, stopper_from
-from orchestrator.spec.trial import Value
-
-
-class Range(Value):
-    """Numbers from low to high. Grids need `step` or `grid` (a number of points); random searches draw from it."""
-
-    low: float | int
-    """The first value; a range of whole numbers has whole `low`, `high` and `step`."""
-    high: float | int
-    """The last value."""
-    step: float | int | None = None
-    """From one value to the next; None: every value between, for searches that draw."""
-    log: bool = False
-    """Values are spread evenly by their logarithm."""
-    grid: int | None = Field(default=None, ge=2)
-    """Points that a grid takes, both ends among them, in place of a step."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Range:
-        if self.low >= self.high:
-            raise ValueError(f"low must be below high, found {self.low} and {self.high}")
-        if self.step is not None and self.step <= 0:
-            raise ValueError(f"step must be above 0, found {self.step}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"a logarithmic range needs low above 0, found {self.low}")
-        if self.log and self.step is not None:
-            raise ValueError("a logarithmic range takes grid, not step")
-        if self.step is not None and self.grid is not None:
-            raise ValueError("give step or grid, not both")
-        return self
-
-    @property
-    def whole(self) -> bool:
-        """The range is one of whole numbers."""
-        return all(isinstance(x, int) for x in (self.low, self.high, 1 if self.step is None else self.step))
-
-    def points(self) -> list[float | int] | None:
-        """The points of a grid, or None where neither `step` nor `grid` says which."""
-        if self.step is not None:
-            count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-            values: list[float] = [self.low + i * self.step for i in range(count)]
-        elif self.grid is not None:
-            steps = [i / (self.grid - 1) for i in range(self.grid)]
-            if self.log:
-                values = [self.low * (self.high / self.low) ** s for s in steps]
-            else:
-                values = [self.low + (self.high - self.low) * s for s in steps]
-        else:
-            return None
-        if self.whole:
-            return sorted({round(v) for v in values})
-        return [rounded(v) for v in values]
-
-    def values(self) -> list[float | int] | None:
-        """Return every value that a search may draw, or None where the range is continuous."""
-        if self.step is not None:
-            return self.points()
-        return list(range(int(self.low), int(self.high) + 1)) if self.whole and not self.log else None
-
-    def endpoints(self) -> list[float | int]:
-        """Return the first and the last value that a search may draw."""
-        points = self.points() if self.step is not None else None
-        return [points[0], points[-1]] if points else [self.low, self.high]
-
-    def contains(self, value: Any) -> bool:
-        """Return whether a search may draw this value."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
-            return False
-        if self.whole and value != int(value):
-            return False
-        steps = (value - self.low) / self.step if self.step is not None else 0.0
-        return abs(steps - round(steps)) < 1e-8
-
-
-def rounded(value: float) -> float:
-    """Twelve digits: 0.1 + 2 x 0.1 is 0.3 to a user, and must hash as 0.3."""
-    return float(f"{value:.12g}")
-
-
-Axis = list[Any] | Range
-"""The values a parameter takes, or the range it is drawn from."""
+from orchestrator.spec.trial import Choice, Value
+from orchestrator.spec.yaml_loader import parse_yaml, with_setting
 
 
 class Arm(Value):
@@ -128,6 +47,8 @@ class Search(Value):
     """Of a `morris` design over k axes: trajectories of k + 1 points each."""
     warm_start: list[str] = Field(default_factory=list)
     """Other sweeps of the store; those of their trials that lie in this space are known to an adaptive search."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of a search of the user's own, as they stand beside the name."""
 
 
 class Resources(Value):
@@ -164,7 +85,7 @@ class SearchSpace(Value):
     """Metrics and what they must keep to, such as `"<= 12"`."""
     metrics: list[str] = Field(default_factory=list)
     """Metrics of your own beside those of every trial: installed names, or `module:Class`."""
-    stopper: SerializeAsAny[Stopper] | None = None
+    stopper: Choice | None = None
     """What ends weak trials early: a bare name, or a mapping."""
     resources: Resources | Literal["auto"] = Resources()
     """What one trial holds while it runs; `auto`: as many trials a GPU as measured memory and busyness allow."""
@@ -187,19 +108,19 @@ class SearchSpace(Value):
 
     @classmethod
     def parse(cls, raw: Any) -> SearchSpace:
-        """A search space from plain YAML data; raises :class:`SpecError` with path and value."""
+        """Return a search space from plain YAML data; raises :class:`SpecError` with path and value."""
         if not isinstance(raw, Mapping):
             raise SpecError("", f"a search space is a mapping with name, base, axes and arms, found {shown(raw)}")
         raw = dict(raw)
-        if isinstance(raw.get("search"), str):
-            raw["search"] = {"name": raw["search"]}
+        if "search" in raw:
+            raw["search"] = _search(raw["search"])
         if raw.get("stopper") is not None:
-            raw["stopper"] = stopper_from(raw["stopper"])
+            raw["stopper"] = _choice(raw["stopper"], "stopper")
         if raw.get("resources", AUTO) != AUTO:
             raw["resources"] = _resources(raw["resources"])
         if isinstance(raw.get("arms"), list):
             raw["arms"] = [_arm(arm, join("arms", i)) for i, arm in enumerate(raw["arms"])]
-        _check_axes(raw.get("axes", {}), "axes")
+        check_axes(raw.get("axes", {}), "axes")
         try:
             return cls.model_validate(raw)
         except ValidationError as error:
@@ -225,65 +146,34 @@ class SearchSpace(Value):
 
 
 _KINDS = frozenset({"Range", "list[any]"})
-_SECTIONS = frozenset({"model", "data", "baseline", "method", "target", "retrain", "seed"})
 
 
-def parse_yaml(text: str, path: str) -> Any:
-    """Plain data from YAML: safe, every key once, and 1e-4 a number (YAML 1.1 would read it as text)."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{path}:{mark.line + 1}" if mark else path
-        raise SpecError(where, f"is not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise SpecError(path, f"is not valid YAML: {error}") from None
-
-
-def with_setting(raw: Any, dotted: str, value: Any) -> Any:
-    """A copy of the raw search space with one value set.
-
-    A path that begins with a section of a trial (``data.path``, ``retrain.epochs``) is set in the base, or in the
-    shared axes where it stands there; every other path is taken from the top (``axes.seed``, ``resources.cpus``).
-    """
+def _search(raw: Any) -> Any:
+    """Return the fields of `Search`; what else a mapping holds are parameters of the search."""
+    if isinstance(raw, str):
+        return {"name": raw}
     if not isinstance(raw, Mapping):
         return raw
-    axes = raw.get("axes") or {}
-    parts = dotted.split(".")
-    if dotted in axes:
-        return {**raw, "axes": {**axes, dotted: value if isinstance(value, list | Mapping) else [value]}}
-    if parts[0] == "axes" and len(parts) > 1:
-        return {**raw, "axes": {**axes, ".".join(parts[1:]): value}}
-    if parts[0] in _SECTIONS:
-        parts = ["base", *parts]
-    if parts[0] == "resources" and (isinstance(raw.get("resources"), str) or isinstance(value, str)):
-        # `auto` is no name that parameters could be given to.
-        raw = {key: held for key, held in raw.items() if key != "resources"}
-    return assign(raw, parts, value)
+    own = {str(key): value for key, value in raw.items() if key not in Search.model_fields or key == "params"}
+    fields = {key: value for key, value in raw.items() if key not in own}
+    return {**fields, "params": own} if own else fields
 
 
-def assign(config: Mapping[str, Any], parts: list[str], value: Any) -> dict[str, Any]:
-    """A copy of nested mappings with one place set; a bare name on the way becomes ``{name: ...}``.
-
-    A bare name set on a mapping names it and keeps its parameters (``retrain: {epochs: 10}`` with ``retrain: clr``).
-    """
-    head, *rest = parts
-    current = config.get(head)
-    if rest:
-        if isinstance(current, str):
-            current = {"name": current}
-        inner = current if isinstance(current, Mapping) else {}
-        return {**config, head: assign(inner, rest, value)}
-    if isinstance(current, Mapping) and isinstance(value, str):
-        return {**config, head: {**current, "name": value}}
-    if isinstance(current, str | Mapping) and isinstance(value, Mapping):
-        named = {"name": current} if isinstance(current, str) else current
-        return {**config, head: {**named, **value}}
-    return {**config, head: value}
+def _choice(raw: Any, path: str) -> Choice:
+    """Return a name and its parameters from a name, or a mapping with one."""
+    if isinstance(raw, str):
+        return Choice(name=raw)
+    if not isinstance(raw, Mapping):
+        raise SpecError(path, f"must be a name or a mapping with a name, found {shown(raw)}")
+    params = {str(key): value for key, value in raw.items() if key != "name"}
+    name = raw.get("name")
+    if not isinstance(name, str):
+        raise SpecError(join(path, "name"), "is missing" if name is None else f"must be a name, found {shown(name)}")
+    return Choice(name=name, params=params)
 
 
 def _resources(raw: Any) -> Resources:
-    """Of a union pydantic would tell what is wrong with each of its kinds."""
+    """Validate resources; of a union pydantic would report what is wrong with each of its kinds."""
     if not isinstance(raw, Mapping):
         raise SpecError("resources", f"must be {AUTO!r} or a mapping with cpus and gpus, found {shown(raw)}")
     try:
@@ -298,53 +188,9 @@ def _arm(raw: Any, path: str) -> dict[str, Any]:
         raw = {"method": raw}
     if not isinstance(raw, Mapping):
         raise SpecError(path, f"an arm is a mapping with a method and axes, found {shown(raw)}")
-    _check_axes(raw.get("axes", {}), join(path, "axes"))
+    check_axes(raw.get("axes", {}), join(path, "axes"))
     arm = {key: raw[key] for key in ("name", "axes") if key in raw}
     return {**arm, "overrides": {key: value for key, value in raw.items() if key not in arm}}
 
 
-def _check_axes(axes: Any, path: str) -> None:
-    """What pydantic would say of a union of kinds is hard to read: say it here."""
-    if not isinstance(axes, Mapping):
-        raise SpecError(path, f"must be a mapping of dotted paths to values, found {shown(axes)}")
-    for name, axis in axes.items():
-        where = join(path, str(name))
-        if isinstance(axis, list):
-            if not axis:
-                raise SpecError(where, "an axis needs at least one value, found []")
-            seen: list[Any] = []
-            for i, value in enumerate(axis):
-                if value in seen and not isinstance(value, bool):
-                    raise SpecError(join(where, i), f"repeats the value {shown(value)}")
-                seen.append(value)
-        elif isinstance(axis, Mapping):
-            try:
-                Range.model_validate(dict(axis))
-            except ValidationError as error:
-                location, message = first_problem(error, Range)
-                kinds = {"float", "int"}
-                raise SpecError(join(where, *(p for p in location if p not in kinds)), message) from None
-        else:
-            raise SpecError(where, f"an axis is a list of values or a range with low and high, found {shown(axis)}")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without surprises."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
-
-__all__ = ["AUTO", "Arm", "Axis", "Range", "Resources", "Search", "SearchSpace", "assign", "with_setting"]
+__all__ = ["AUTO", "Arm", "Resources", "Search", "SearchSpace"]

@@ -1,4 +1,4 @@
-"""One trial, fully resolved: frozen, hashable, and named by the hash of what it says."""
+"""One trial, fully resolved: frozen, hashable, and identified by the hash of its specification."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 KEY_VERSION = 1
-"""Part of every id and key. It is raised when the same specification would give different numbers; old results then
-stay where they are, under their old ids."""
+"""Part of every id and key, raised when the same specification would give other numbers: old results then keep their
+old ids."""
 
 _WHERE = frozenset({"path", "download"})
-"""Parameters of a data set that say where it lies, never what it is; `fingerprint` says what it is."""
+"""Parameters of a data set that locate it and do not identify it; `fingerprint` does."""
 
 
 class Value(BaseModel):

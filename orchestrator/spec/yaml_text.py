@@ -1,4 +1,4 @@
-"""A search space as the YAML that it is loaded from."""
+"""Write a search space as the YAML that it is loaded from."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import Any
 
 import yaml
 
-from orchestrator.spec.search_space import Range, SearchSpace
+from orchestrator.spec.axes import Range
+from orchestrator.spec.search_space import SearchSpace
 
 
 def as_yaml(space: SearchSpace) -> str:
-    """The search space as it runs, settings applied; loading it gives the same plan."""
+    """Return the search space as YAML, settings applied; loading it gives the same plan."""
 
     def plain(axes: Mapping[str, Any]) -> dict[str, Any]:
         return {k: v.model_dump(exclude_defaults=True) if isinstance(v, Range) else v for k, v in axes.items()}
 
     raw = space.model_dump(exclude_defaults=True, exclude={"axes", "arms"})
+    for section in ("search", "stopper"):
+        if raw.get(section):
+            raw[section] |= raw[section].pop("params", {})
     if space.axes:
         raw["axes"] = plain(space.axes)
     if space.arms:

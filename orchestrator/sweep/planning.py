@@ -1,116 +1,98 @@
-"""From a search space to the trials and shared stages it stands for; imports no torch and trains nothing."""
+"""Plan a search space: resolve its trials and the stages they share; imports no torch and trains nothing."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from orchestrator.methods import METHODS
 from orchestrator.metrics.table import metric_rows
 from orchestrator.records.records import DamagedRecord, read_latency, read_result, recorded_ids
 from orchestrator.spec.errors import SpecError, join, nearest
-from orchestrator.spec.search_space import Range, Search, SearchSpace
+from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.stages import StageName
 from orchestrator.spec.trial import TrialSpec, flatten
 from orchestrator.storage.sweep_paths import SweepPaths
+from orchestrator.sweep.search.build import check_search, fixed_search, is_adaptive
 from orchestrator.sweep.search.drawn import drawn_and_not_ended
 from orchestrator.sweep.search.observation import EvaluatedTrial, check_decidable, observe
 from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial, check_endpoints, expand_arms, match_record
-from orchestrator.sweep.stopping.policy import check_stopper
-
-SEARCHES = {
-    "grid": "every combination of the axes' values",
-    "random": "independent draws from the axes, as many as `trials` says",
-    "qmc": "a scrambled Sobol sequence over the axes of each arm, `trials` points in all",
-    "sobol": "Saltelli's design, `blocks` of it, from which Sobol indices follow; one arm",
-    "morris": "Morris's one-at-a-time `trajectories`, from which elementary effects follow; one arm",
-    "tpe": "tree-structured Parzen estimator: draws where good trials were dense; one or several objectives",
-    "nsga2": "NSGA-II: an evolving population, for several objectives",
-    "gp": "a Gaussian process and its expected improvement: for few, long trials",
-}
-ADAPTIVE = frozenset({"tpe", "nsga2", "gp"})
-"""Searches that draw the next trial from what the earlier ones gave."""
-_DESIGNS = {"blocks": "sobol", "trajectories": "morris"}
-"""What a fixed design needs to be told, and which design that is."""
+from orchestrator.sweep.stopping.policy import rule_of
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Work whose output several trials may share; any of those trials describes it."""
+    """A step of a trial whose output other trials may share."""
 
     name: StageName
     key: str
     spec: TrialSpec
+    """Of any of those trials."""
     needs: tuple[str, ...] = ()
-    """Keys of stages that must be there first."""
+    """Keys of the stages that must be computed first."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All a sweep will do: trials, and before them the distinct stages they share."""
+    """The trials of a sweep, and the distinct stages that they share."""
 
     space: SearchSpace
     arms: tuple[ExpandedArm, ...]
     trials: tuple[PlannedTrial, ...]
-    """Of an adaptive search, those that have been drawn already."""
+    """Of an adaptive search, those drawn already."""
     repeated: int
-    """Points that resolved to a trial planned before (they run once)."""
+    """Number of points that resolve to a trial of an earlier point; a trial runs once."""
     to_draw: int = 0
-    """Trials that an adaptive search has still to choose."""
+    """Number of trials that an adaptive search has still to draw."""
     known: tuple[EvaluatedTrial, ...] = ()
-    """What an adaptive search is told of the trials that are recorded."""
+    """Recorded trials, as an adaptive search is told of them."""
 
     @property
     def total(self) -> int:
+        """Number of trials, drawn or not."""
         return len(self.trials) + self.to_draw
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        found: dict[str, Stage] = {}
+        """The distinct shared stages of all trials, each after those that it needs."""
+        stages: dict[str, Stage] = {}
         for trial in self.trials:
             for stage in stages_of(trial.spec):
-                found.setdefault(stage.key, stage)
-        return tuple(found.values())
+                stages.setdefault(stage.key, stage)
+        return tuple(stages.values())
 
     def count(self, name: StageName) -> int:
+        """Return the number of distinct stages of a name."""
         return sum(stage.name == name for stage in self.stages)
 
     @property
     def varied(self) -> list[str]:
-        """Dotted paths of all that the axes set, in the order of the file; a value that is a mapping sets several."""
+        """Dotted paths that the axes set, in the order of the file; a value that is a mapping sets several."""
         return list(dict.fromkeys(path for trial in self.trials for path in flatten(trial.point)))
 
 
 def plan(space: SearchSpace, folder: Path | None = None) -> Plan:
-    """Resolve every point of a search space.
+    """Plan a search space: resolve every point of its axes.
 
     Args:
         space: the search space, as loaded.
-        folder: where the sweep leaves its records. What an adaptive search has drawn is read there; without it nothing
-            counts as drawn.
+        folder: the sweep's folder, from which the trials that an adaptive search has drawn are read; None: no folder.
 
     Raises:
         SpecError: an unknown name, a wrong type, an impossible combination, data that cannot be read.
     """
-    if space.search.name not in SEARCHES:
-        raise SpecError("search.name", f"unknown search {space.search.name!r}{nearest(space.search.name, SEARCHES)}")
-    for key, owner in _DESIGNS.items():
-        if getattr(space.search, key) is not None and space.search.name != owner:
-            raise SpecError(f"search.{key}", f"is for search {owner!r}, found it with {space.search.name!r}")
+    check_search(space.search)
     _check_metrics(space)
-    check_stopper(space)
+    if space.stopper is not None:
+        rule_of(space)
     arms = expand_arms(space)
-    if space.search.name in ADAPTIVE:
+    if is_adaptive(space.search):
         return _adaptive(space, arms, folder)
-    if space.search.warm_start:
-        raise SpecError("search.warm_start", f"is for adaptive searches, found it with {space.search.name!r}")
     trials: dict[str, PlannedTrial] = {}
     repeated = 0
-    for index, point in _points(space, arms):
+    for index, point in fixed_search(space.search).points(arms):
         trial = arms[index].trial(point)
         if trial.trial_id in trials:
             repeated += 1
@@ -122,13 +104,13 @@ def plan(space: SearchSpace, folder: Path | None = None) -> Plan:
 def drawn_before(
     space: SearchSpace, arms: Sequence[ExpandedArm], folder: Path, but: Collection[str] = frozenset()
 ) -> list[EvaluatedTrial]:
-    """Recorded trials that lie in a space, as a search is told of them, in the order in which they ended.
+    """Return the recorded trials that lie in a space with their observations, in the order in which they ended.
 
     Args:
         space: the search space.
-        arms: its arms, joined.
+        arms: its arms, expanded.
         folder: the sweep whose records are read.
-        but: trials whose records are not read.
+        but: ids of trials whose records are not read.
 
     Raises:
         SpecError: a record cannot be read; the message names the file.
@@ -149,7 +131,7 @@ def drawn_before(
 
 
 def stages_of(spec: TrialSpec) -> list[Stage]:
-    """The shared stages of one trial, in order."""
+    """Return the shared stages of one trial, in order."""
     attributes = METHODS.describe(spec.method.name).attributes
     stages = [Stage("baseline", spec.baseline_key, spec)]
     if spec.target.steps:
@@ -165,7 +147,7 @@ def stages_of(spec: TrialSpec) -> list[Stage]:
 
 
 def _adaptive(space: SearchSpace, arms: tuple[ExpandedArm, ...], folder: Path | None) -> Plan:
-    wanted = trials_of(space.search)
+    n_trials = space.search.trials or 0
     check_decidable(space, metric_rows(space.metrics))
     check_endpoints(arms)
     for i, name in enumerate(space.search.warm_start):
@@ -176,56 +158,18 @@ def _adaptive(space: SearchSpace, arms: tuple[ExpandedArm, ...], folder: Path | 
             raise SpecError(join("search.warm_start", i), f"no records of a sweep {name!r}{nearest(name, others)}")
     counts = [arm.count() for arm in arms]
     if None not in counts:
-        wanted = min(wanted, sum(count or 0 for count in counts))
+        n_trials = min(n_trials, sum(count or 0 for count in counts))
     known: list[EvaluatedTrial] = []
     drawn: list[PlannedTrial] = []
     if folder is not None:
         known = drawn_before(space, arms, folder)
         drawn = [evaluated.trial for evaluated in known]
-        drawn += drawn_and_not_ended(arms, folder)[: max(0, wanted - len(drawn))]
-    return Plan(space, arms, tuple(drawn), 0, max(0, wanted - len(drawn)), tuple(known))
-
-
-def trials_of(search: Search) -> int:
-    """How many trials a search draws; raises :class:`SpecError` where nobody says."""
-    if search.trials is None:
-        raise SpecError("search.trials", f"is missing: search {search.name!r} needs the number of trials to draw")
-    return search.trials
-
-
-def _points(space: SearchSpace, arms: Sequence[ExpandedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Index of an arm and a point of its axes, for every search that knows its points beforehand."""
-    axes = [arm.axes for arm in arms]
-    if space.search.name == "random":
-        from orchestrator.sweep.search.adaptive.ask_tell import random_points
-
-        return random_points(axes, trials_of(space.search), space.search.seed)
-    if space.search.name == "qmc":
-        from orchestrator.sweep.search.quasirandom import sobol_points
-
-        return sobol_points(axes, trials_of(space.search), space.search.seed)
-    if space.search.name in _DESIGNS.values():
-        from orchestrator.sweep.search.designs import design_points
-
-        return design_points(space.search, arms)
-    return _grid(arms)
-
-
-def _grid(arms: Sequence[ExpandedArm]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for index, arm in enumerate(arms):
-        values: list[list[Any]] = []
-        for name, axis in arm.axes.items():
-            points = axis.points() if isinstance(axis, Range) else axis
-            if points is None:
-                raise SpecError(
-                    arm.axis_sources[name], "a grid needs `step` or `grid` (a number of points) for a range"
-                )
-            values.append(points)
-        for combination in itertools.product(*values):
-            yield index, dict(zip(arm.axes, combination, strict=True))
+        drawn += drawn_and_not_ended(arms, folder)[: max(0, n_trials - len(drawn))]
+    return Plan(space, arms, tuple(drawn), 0, max(0, n_trials - len(drawn)), tuple(known))
 
 
 def _check_metrics(space: SearchSpace) -> None:
+    """Refuse unknown metrics among the objectives and constraints; raises :class:`SpecError`."""
     known = metric_rows(space.metrics)
     for section, names in (("objectives", space.objectives), ("constraints", space.constraints)):
         for name in names:
@@ -234,13 +178,10 @@ def _check_metrics(space: SearchSpace) -> None:
 
 
 __all__ = [
-    "ADAPTIVE",
-    "SEARCHES",
     "Plan",
     "PlannedTrial",
     "Stage",
     "drawn_before",
     "plan",
     "stages_of",
-    "trials_of",
 ]

@@ -28,7 +28,8 @@ from orchestrator.sweep.driver.allocation import Allocation, kept, resources_of,
 from orchestrator.sweep.driver.display import State, outcome_line, view_of
 from orchestrator.sweep.driver.jobs import Events, Job, measuring_job, remaining_jobs
 from orchestrator.sweep.driver.suggestions import Suggestions
-from orchestrator.sweep.planning import ADAPTIVE, Plan, plan
+from orchestrator.sweep.planning import Plan, plan
+from orchestrator.sweep.search.build import is_adaptive
 from orchestrator.sweep.stopping.policy import StoppingPolicy
 
 
@@ -173,7 +174,7 @@ class _Driver(Events):
     def _run_jobs(self, run_jobs: Callable[..., None], place: Mapping[str, Any], check: Callable[[], None]) -> None:
         planned = self.outcome.plan
         jobs, suggestions = self._jobs, None
-        if planned.space.search.name in ADAPTIVE:
+        if is_adaptive(planned.space.search):
             suggestions = Suggestions(planned, self._store, self._folder, self._state.slots)
             jobs = [*jobs, *map(measuring_job, suggestions.unmeasured)]
         try:
@@ -205,7 +206,7 @@ class _Driver(Events):
         policy = StoppingPolicy(planned.space)
         for trial in planned.trials:
             with suppress(FileNotFoundError, DamagedRecord):
-                policy.recall([read_result(self._folder / "trials" / trial.trial_id / "result.json")])
+                policy.replay([read_result(self._folder / "trials" / trial.trial_id / "result.json")])
         return policy
 
     def _measure(self, measure_all: Callable[..., None], check: Callable[[], None]) -> None:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.spec.axes import Range
 from orchestrator.spec.errors import SpecError
-from orchestrator.spec.search_space import Range, Resources, SearchSpace, parse_yaml
+from orchestrator.spec.search_space import Resources, SearchSpace
+from orchestrator.spec.yaml_loader import parse_yaml
 from orchestrator.spec.yaml_text import as_yaml
 from orchestrator.sweep.planning import plan
 

@@ -13,7 +13,8 @@ from orchestrator.models.build import build
 from orchestrator.records.records import write_result
 from orchestrator.records.views import ViewWriter
 from orchestrator.spec.result import TrialResult
-from orchestrator.spec.search_space import SearchSpace, parse_yaml
+from orchestrator.spec.search_space import SearchSpace
+from orchestrator.spec.yaml_loader import parse_yaml
 from orchestrator.storage.store import Store
 from orchestrator.surgery.serialization import save_pruned
 from orchestrator.sweep.planning import plan

@@ -25,8 +25,7 @@ from orchestrator.analysis.sensitivity.factors import (
     spread,
 )
 from orchestrator.analysis.sensitivity.forest import TREES, permutation_shares
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+from orchestrator.sweep.search.adaptive.verbosity import errors_only
 
 ImportanceMethod = Literal["ped_anova", "fanova", "permutation"]
 IMPORTANCE_METHODS: tuple[ImportanceMethod, ...] = ("ped_anova", "fanova", "permutation")
@@ -129,6 +128,7 @@ def _evaluated(evaluator: Any, study: optuna.Study, data: Factors) -> Floats:
 
 
 def _study(data: Factors, codes: Floats, *, maximise: bool) -> optuna.Study:
+    errors_only()
     study = optuna.create_study(direction="maximize" if maximise else "minimize")
     distributions = {factor.name: _distribution(factor) for factor in data.factors}
     trials = []

@@ -106,9 +106,7 @@ class Feed(Searcher):
         progress = Progress(job.key, told["rung"], told["curve"], told["sizes"])
         reason = self._policy.decide(progress)
         if reason is not None:
-            self._store.write_marker(
-                verdict_path(self._folder(job), progress.rung), f"{self._policy.rule.name}: {reason}"
-            )
+            self._store.write_marker(verdict_path(self._folder(job), progress.rung), f"{self._policy.name}: {reason}")
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         job = self.given.pop(trial_id, None)

@@ -13,6 +13,8 @@ from orchestrator.spec.errors import SpecError, out_of_space
 from orchestrator.spec.result import TrialResult
 from orchestrator.storage.store import Store
 from orchestrator.sweep.planning import Plan, PlannedTrial, drawn_before
+from orchestrator.sweep.search.base import Exhausted
+from orchestrator.sweep.search.build import start_study
 from orchestrator.sweep.search.drawn import forget_drawn, note_drawn
 from orchestrator.sweep.search.observation import EvaluatedTrial, Observation, needs_latency, observe
 from orchestrator.sweep.space.arms import match_record
@@ -174,11 +176,9 @@ class Suggestions:
             self._changed.notify_all()
 
     def _serve(self, unended: Sequence[PlannedTrial]) -> None:
-        # Optuna takes a second to import: in this thread, not in the driver's.
-        from orchestrator.sweep.search.adaptive.ask_tell import AskTell, Exhausted
-
         known = self._known({trial.trial_id for trial in unended})
-        proposer = AskTell(self._space, self._arms, known, self._folder / JOURNAL)
+        # Optuna takes a second to import: in this thread, not in the driver's.
+        proposer = start_study(self._space, self._arms, known, self._folder / JOURNAL)
         for trial in unended:
             proposer.register_running(trial)
         while True:

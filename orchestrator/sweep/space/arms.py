@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from orchestrator.spec.axes import Axis, Range
 from orchestrator.spec.errors import SpecError, join, nearest
 from orchestrator.spec.result import TrialResult
-from orchestrator.spec.search_space import Axis, Range, SearchSpace, assign
+from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.trial import TrialSpec, flatten
+from orchestrator.spec.yaml_loader import assign
 from orchestrator.sweep.space.resolve import SECTIONS, Resolver
 
 _GUESSES = 256

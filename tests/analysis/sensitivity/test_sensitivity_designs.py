@@ -5,7 +5,7 @@ import math
 import pytest
 
 from orchestrator.analysis.sensitivity.designs import design_values, morris_indices, sobol_indices
-from orchestrator.spec.search_space import Range
+from orchestrator.spec.axes import Range
 from orchestrator.sweep.search.designs import BadDesign, morris_design, sobol_design
 
 PI = math.pi

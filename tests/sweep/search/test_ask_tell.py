@@ -11,8 +11,9 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.sweep.search.adaptive.ask_tell import AskTell, EvaluatedTrial, Exhausted
-from orchestrator.sweep.search.observation import Observation
+from orchestrator.sweep.search.base import Exhausted
+from orchestrator.sweep.search.build import start_study
+from orchestrator.sweep.search.observation import EvaluatedTrial, Observation
 from orchestrator.sweep.space.arms import PlannedTrial, expand_arms
 
 BASE = {"model": "lenet5", "data": "digits", "target": {"sparsity": 0.5}}
@@ -39,11 +40,11 @@ def complete(*values: float, **violations: float) -> Observation:
 
 def searched(this: SearchSpace, trials: int, judge: Callable[[PlannedTrial], Observation]) -> list[PlannedTrial]:
     """Propose and tell, one at a time."""
-    proposer = AskTell(this, expand_arms(this))
+    study = start_study(this, expand_arms(this))
     found = []
     for _ in range(trials):
-        found.append(proposer.ask())
-        proposer.tell(found[-1].trial_id, judge(found[-1]))
+        found.append(study.ask())
+        study.tell(found[-1].trial_id, judge(found[-1]))
     return found
 
 
@@ -93,10 +94,10 @@ def test_several_objectives_and_a_constraint_draw_the_search_to_what_is_allowed(
 
 def test_the_seed_is_drawn_and_the_sampler_never_hears_of_it() -> None:
     this = space(axes={**SPARSITY, "seed": [0, 1, 2]}, arms=["l1_norm"])
-    proposer = AskTell(this, expand_arms(this))
-    found = [proposer.ask() for _ in range(30)]
+    study = start_study(this, expand_arms(this))
+    found = [study.ask() for _ in range(30)]
     assert {trial.spec.seed for trial in found} == {0, 1, 2}
-    assert all(set(trial.params) == {"target.sparsity"} for trial in proposer._study.trials)
+    assert all(set(trial.params) == {"target.sparsity"} for trial in study._study.trials)
 
 
 def test_a_suggestion_that_is_known_is_answered_from_its_record() -> None:
@@ -105,53 +106,53 @@ def test_a_suggestion_that_is_known_is_answered_from_its_record() -> None:
     assert len({trial.trial_id for trial in found}) == 6
     arms = expand_arms(this)
     known: list[EvaluatedTrial] = [EvaluatedTrial(trial, complete(0.5)) for trial in found[:5]]
-    proposer = AskTell(this, arms, known)
-    last = proposer.ask()
+    study = start_study(this, arms, known)
+    last = study.ask()
     assert last.trial_id == found[5].trial_id
-    proposer.tell(last.trial_id, complete(0.7))
+    study.tell(last.trial_id, complete(0.7))
     with pytest.raises(Exhausted, match="every point"):
-        proposer.ask()
-    told = [trial for trial in proposer._study.trials if trial.user_attrs.get("trial_id") == last.trial_id]
+        study.ask()
+    told = [trial for trial in study._study.trials if trial.user_attrs.get("trial_id") == last.trial_id]
     assert {tuple(trial.values or ()) for trial in told} == {(0.7,)}
 
 
 def test_two_suggestions_of_one_trial_are_told_together() -> None:
     this = space(axes={"target.sparsity": [0.1, 0.2]}, arms=["l1_norm"])
-    proposer = AskTell(this, expand_arms(this))
-    one, other = proposer.ask(), proposer.ask()
+    study = start_study(this, expand_arms(this))
+    one, other = study.ask(), study.ask()
     with pytest.raises(Exhausted):
-        proposer.ask()
-    proposer.tell(one.trial_id, complete(0.5))
-    proposer.tell(other.trial_id, Observation("failed"))
-    states = {trial.user_attrs["trial_id"]: trial.state.name for trial in proposer._study.trials}
+        study.ask()
+    study.tell(one.trial_id, complete(0.5))
+    study.tell(other.trial_id, Observation("failed"))
+    states = {trial.user_attrs["trial_id"]: trial.state.name for trial in study._study.trials}
     assert states == {one.trial_id: "COMPLETE", other.trial_id: "FAIL"}
-    assert all(trial.state.is_finished() for trial in proposer._study.trials)
+    assert all(trial.state.is_finished() for trial in study._study.trials)
 
 
 def test_what_cannot_be_is_told_as_failed_and_counted() -> None:
     axes = {"method": ["l1_norm", "magnitude"], "target.sparsity": {"low": 0.1, "high": 0.9}}
     this = space(axes=axes, arms=[])
-    proposer = AskTell(this, expand_arms(this))
-    found = [proposer.ask() for _ in range(12)]
+    study = start_study(this, expand_arms(this))
+    found = [study.ask() for _ in range(12)]
     assert {trial.spec.method.name for trial in found} == {"l1_norm"}
-    failed = [trial for trial in proposer._study.trials if trial.state.name == "FAIL"]
-    assert len(failed) == proposer.impossible > 0
+    failed = [trial for trial in study._study.trials if trial.state.name == "FAIL"]
+    assert len(failed) == study.impossible > 0
     assert "magnitude" in failed[0].user_attrs["error"]
 
 
 def test_a_space_without_a_possible_point_says_so_once() -> None:
     this = space(axes={"target.sparsity": {"low": 0.1, "high": 0.9}}, arms=["magnitude"])
     with pytest.raises(SpecError, match="removes single weights"):
-        AskTell(this, expand_arms(this)).ask()
+        start_study(this, expand_arms(this)).ask()
 
 
 def test_a_stopped_trial_is_never_told_as_complete() -> None:
     this = space()
-    proposer = AskTell(this, expand_arms(this))
-    one, other = proposer.ask(), proposer.ask()
-    proposer.tell(one.trial_id, Observation("stopped", (0.4,), share=0.25))
-    proposer.tell(other.trial_id, Observation("stopped", (), {"mac_sparsity": 0.1}, share=0.0))
-    first, second = proposer._study.trials
+    study = start_study(this, expand_arms(this))
+    one, other = study.ask(), study.ask()
+    study.tell(one.trial_id, Observation("stopped", (0.4,), share=0.25))
+    study.tell(other.trial_id, Observation("stopped", (), {"mac_sparsity": 0.1}, share=0.0))
+    first, second = study._study.trials
     assert (first.state.name, first.intermediate_values) == ("PRUNED", {25: 0.4})
     assert (second.state.name, second.constraints) == ("PRUNED", {"mac_sparsity": 0.1})
 
@@ -166,23 +167,23 @@ def test_a_search_goes_on_from_its_records(search: str, tmp_path: Path) -> None:
     this = space(search)
     arms, path = expand_arms(this), tmp_path / "optuna.journal"
     known: list[EvaluatedTrial] = []
-    proposer = AskTell(this, arms, known, path)
+    study = start_study(this, arms, known, path)
     for _ in range(12):
-        trial = proposer.ask()
+        trial = study.ask()
         known.append(EvaluatedTrial(trial, complete(accuracy(trial))))
-        proposer.tell(trial.trial_id, known[-1].observation)
+        study.tell(trial.trial_id, known[-1].observation)
     before = path.read_bytes()
-    again = AskTell(this, arms, known, path)
+    again = start_study(this, arms, known, path)
     assert path.read_bytes().startswith(before)
     assert again.ask().trial_id not in {k.trial.trial_id for k in known}
     # That one was killed in flight: no record of it, and a line cut off.
     path.write_bytes(path.read_bytes()[:-7])
-    third = AskTell(this, arms, known, path)
+    third = start_study(this, arms, known, path)
     assert [trial.state.name for trial in journal(path).trials] == ["COMPLETE"] * 12
     assert [trial.user_attrs["trial_id"] for trial in journal(path).trials] == [k.trial.trial_id for k in known]
     assert third.ask().trial_id not in {k.trial.trial_id for k in known}
     changed = [*known[:-1], EvaluatedTrial(known[-1].trial, complete(0.123))]
-    AskTell(this, arms, changed, path)
+    start_study(this, arms, changed, path)
     assert journal(path).trials[-1].value == 0.123
 
 
@@ -191,16 +192,16 @@ def test_evolution_goes_on_from_recorded_generations() -> None:
     arms = expand_arms(this)
     found = searched(this, 24, lambda trial: complete(accuracy(trial), 1.0))
     known = [EvaluatedTrial(trial, complete(accuracy(trial), 1.0)) for trial in found]
-    proposer = AskTell(this, arms, known)
-    proposer.ask()
+    study = start_study(this, arms, known)
+    study.ask()
     key = optuna.samplers.NSGAIISampler._get_generation_key()
-    assert proposer._study.trials[-1].system_attrs[key] == 1  # populations of 15
+    assert study._study.trials[-1].system_attrs[key] == 1  # populations of 15
 
 
 def test_a_killed_trial_that_is_still_recorded_is_told_when_it_comes() -> None:
     this = space()
-    proposer = AskTell(this, expand_arms(this))
+    study = start_study(this, expand_arms(this))
     trial = searched(this, 1, lambda trial: complete(0.5))[0]
-    proposer.register_running(trial)
-    proposer.tell(trial.trial_id, complete(0.5))
-    assert [(t.user_attrs["trial_id"], t.value) for t in proposer._study.trials] == [(trial.trial_id, 0.5)]
+    study.register_running(trial)
+    study.tell(trial.trial_id, complete(0.5))
+    assert [(t.user_attrs["trial_id"], t.value) for t in study._study.trials] == [(trial.trial_id, 0.5)]

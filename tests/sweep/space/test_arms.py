@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from orchestrator.records.records import write_result
+from orchestrator.spec.axes import Range
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.result import TrialResult
-from orchestrator.spec.search_space import Range, SearchSpace
+from orchestrator.spec.search_space import SearchSpace
 from orchestrator.storage.store import Store
 from orchestrator.sweep.planning import plan
-from orchestrator.sweep.search.quasirandom import sobol_points, value_at
+from orchestrator.sweep.search.qmc import sobol_points, value_at
 from orchestrator.sweep.space.arms import PlannedTrial, expand_arms, match_record
 
 BASE = {"model": "lenet5", "data": "digits", "target": {"sparsity": 0.5}, "retrain": {"name": "clr", "epochs": 2}}

@@ -10,7 +10,10 @@ from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.yaml_text import as_yaml
 from orchestrator.sweep.planning import plan
 from orchestrator.sweep.space.resolve import resolve
-from orchestrator.sweep.stopping.policy import Progress, StoppingPolicy, better_fronts, epochs_at, n_survivors, rungs_of
+from orchestrator.sweep.stopping.asha import n_survivors
+from orchestrator.sweep.stopping.moasha import n_on_better_fronts
+from orchestrator.sweep.stopping.policy import StoppingPolicy, epochs_at
+from orchestrator.sweep.stopping.rule import Progress
 
 BASE = {"model": "lenet5", "data": "digits", "method": "l1_norm", "target": {"sparsity": 0.5}}
 SPEC = resolve(BASE)
@@ -40,11 +43,10 @@ def verdicts(policy: StoppingPolicy, rung: int, values: list[float], macs: list[
 
 
 def test_rungs_are_equal_shares_of_any_schedule() -> None:
-    rule = space("asha").stopper
-    assert rule is not None
-    assert rungs_of(rule) == (0.25, 0.5, 0.75)
-    assert [epochs_at(rung, 40) for rung in rungs_of(rule)] == [10, 20, 30]
-    assert [epochs_at(rung, 6) for rung in rungs_of(rule)] == [2, 3, 5]
+    rungs = StoppingPolicy(space("asha")).rungs
+    assert rungs == (0.25, 0.5, 0.75)
+    assert [epochs_at(rung, 40) for rung in rungs] == [10, 20, 30]
+    assert [epochs_at(rung, 6) for rung in rungs] == [2, 3, 5]
 
 
 def test_asha_keeps_the_top_share_at_each_rung() -> None:
@@ -62,9 +64,9 @@ def test_a_trial_that_tells_a_rung_again_is_not_its_own_rival() -> None:
 
 def test_moasha_keeps_by_fronts_and_never_ends_the_first() -> None:
     costs = [(0.1, 9.0), (0.2, 5.0), (0.3, 1.0)]
-    assert better_fronts((0.15, 6.0), costs) == 0  # beside them
-    assert better_fronts((0.25, 6.0), costs) == 3  # (0.2, 5) is better: the second front
-    assert better_fronts((0.4, 9.5), [*costs, (0.25, 6.0)]) == 4  # the third
+    assert n_on_better_fronts((0.15, 6.0), costs) == 0  # beside them
+    assert n_on_better_fronts((0.25, 6.0), costs) == 3  # (0.2, 5) is better: the second front
+    assert n_on_better_fronts((0.4, 9.5), [*costs, (0.25, 6.0)]) == 4  # the third
     objectives = {"accuracy": "max", "macs": "min"}
     policy = StoppingPolicy(space({"name": "moasha", "rungs": 1, "keep": 0.34}, objectives=objectives))
     values, macs = [0.9, 0.8, 0.7, 0.75, 0.6], [90.0, 50.0, 10.0, 60.0, 95.0]
@@ -73,9 +75,9 @@ def test_moasha_keeps_by_fronts_and_never_ends_the_first() -> None:
 
 def test_median_waits_for_others_and_compares_with_their_means() -> None:
     policy = StoppingPolicy(space({"name": "median", "rungs": 1, "trials": 3}))
-    policy.recall([record(f"r{i}", [mean, mean, mean, mean]) for i, mean in enumerate((0.2, 0.4))])
+    policy.replay([record(f"r{i}", [mean, mean, mean, mean]) for i, mean in enumerate((0.2, 0.4))])
     assert policy.decide(Progress("early", 0, [0.1, 0.1], {})) is None  # two others
-    policy.recall([record("r2", [0.3, 0.5, 0.6, 0.7])])  # mean 0.4 up to the rung
+    policy.replay([record("r2", [0.3, 0.5, 0.6, 0.7])])  # mean 0.4 up to the rung
     assert policy.decide(Progress("low", 0, [0.1, 0.25], {})) is not None
     assert policy.decide(Progress("high", 0, [0.5, 0.1], {})) is None
 
@@ -92,15 +94,15 @@ def test_constraint_ends_what_the_cut_decided() -> None:
 def test_records_tell_again_what_trials_had_told() -> None:
     """Done and stopped ones; the rungs that a stopped one reached, at the places of its own schedule."""
     policy = StoppingPolicy(space({"name": "asha", "rungs": 3, "keep": 0.5}))
-    policy.recall(
+    policy.replay(
         [
             record("done", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]),
             record("stopped", [0.1, 0.5], "stopped", 0.25),
             record("failed", [0.9], "failed"),
         ]
     )
-    assert [sorted(told) for told in policy._heard] == [["done", "stopped"], ["done"], ["done"]]
-    assert [told["done"].curve[-1] for told in policy._heard] == [0.2, 0.4, 0.6]
+    assert [sorted(reports) for reports in policy.reports] == [["done", "stopped"], ["done"], ["done"]]
+    assert [reports["done"].curve[-1] for reports in policy.reports] == [0.2, 0.4, 0.6]
     assert policy.decide(Progress("new", 0, [0.3, 0.4], {})) is not None  # 0.5 is ahead; one of three goes on
 
 

@@ -1,4 +1,4 @@
-"""Axes as Optuna's parameters: what all arms share is one parameter, what an arm has alone is its own."""
+"""Axes as Optuna's parameters: an axis that all arms share is one parameter, any other is its arm's own."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from orchestrator.spec.search_space import Axis, Range, rounded
+from orchestrator.spec.axes import Axis, Range, rounded
 
 SEED = "seed"
-"""The axis that is noise: a search that chose it would fit the noise."""
+"""The axis that is noise: a search that drew it would fit the noise."""
 _ARM = "arm"
 
 
 class Parameters:
-    """The parameters of a search space, and points of its arms as values of them.
+    """The parameters of a search space, and their values at points of its arms.
 
     A list of numbers is the index in their order, so that the sampler knows which are near; any other list is
-    categorical; a range is a range. What has one value only is no parameter.
+    categorical; a range is a range. An axis of one value is no parameter.
 
     Args:
         labels: names of the arms.
@@ -44,14 +44,14 @@ class Parameters:
                 if not (isinstance(axis, list) and len(axis) == 1):
                     self.distributions[names[name]] = _distribution(axis)
 
-    def draw(self, asked: Trial, *, flat: bool) -> tuple[int, dict[str, Any]]:
-        """Index of an arm and a point of its axes, as the sampler suggests.
+    def draw(self, asked: Trial, *, joint: bool) -> tuple[int, dict[str, Any]]:
+        """Draw the index of an arm and a point of its axes.
 
-        ``flat``: the parameters of all arms are drawn, and those of the others ignored, for samplers that know no
-        conditions.
+        ``joint``: the parameters of all arms are drawn, and those of the others ignored, for samplers that take no
+        conditional parameters.
         """
         values: dict[str, Any] = {}
-        if flat:
+        if joint:
             values = {name: _ask(asked, name, distribution) for name, distribution in self.distributions.items()}
         index = 0
         if _ARM in self.distributions:
@@ -69,7 +69,7 @@ class Parameters:
         return index, point
 
     def of(self, index: int, point: Mapping[str, Any], fill: random.Random | None) -> dict[str, Any]:
-        """The parameters of a point; with ``fill``, those of the other arms too, at random."""
+        """Return the parameters of a point; with ``fill``, those of the other arms too, at random."""
         params: dict[str, Any] = {}
         if _ARM in self.distributions:
             params[_ARM] = self._labels[index]
@@ -83,7 +83,7 @@ class Parameters:
         return params
 
     def described(self) -> dict[str, str]:
-        """Text by parameter that changes whenever its values do."""
+        """Return a text by parameter that changes whenever its values do."""
         return {name: repr(distribution) for name, distribution in self.distributions.items()}
 
     def _shared(self, name: str, axis: Axis) -> str | None:
@@ -114,18 +114,18 @@ def _distribution(axis: Axis) -> BaseDistribution:
 
 
 def _value(axis: Axis, parameter: Any) -> Any:
-    """The value of an axis for that of its parameter."""
+    """Return the value of an axis for that of its parameter."""
     if isinstance(axis, Range):
         if axis.whole:
             return parameter
-        # Of a draw, six digits say enough, and tables stay readable.
-        shown = rounded(parameter) if axis.step is not None else float(f"{parameter:.6g}")
-        return min(max(shown, axis.low), axis.high)
+        # Six digits of a draw are enough, and tables stay readable.
+        value = rounded(parameter) if axis.step is not None else float(f"{parameter:.6g}")
+        return min(max(value, axis.low), axis.high)
     return sorted(axis)[parameter] if _ordered(axis) else axis[_texts(axis).index(parameter)]
 
 
 def _parameter(axis: Axis, value: Any) -> Any:
-    """The value of a parameter for that of its axis."""
+    """Return the value of a parameter for that of its axis."""
     if isinstance(axis, Range):
         return int(value) if axis.whole else float(value)
     return sorted(axis).index(value) if _ordered(axis) else _texts(axis)[axis.index(value)]

@@ -1,18 +1,33 @@
-"""Quasi-random points: a scrambled Sobol sequence over the axes of every arm, cut wherever the user likes."""
+"""The quasi-Monte Carlo search: a scrambled Sobol sequence over the axes of every arm."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.spec.search_space import Axis, rounded
+from orchestrator.plugins import Count
+from orchestrator.spec.axes import Axis, rounded
+from orchestrator.sweep.search.base import ArmPoint, FixedSearch
+from orchestrator.sweep.space.arms import ExpandedArm
 
 
-def sobol_points(arms: Sequence[Mapping[str, Axis]], trials: int, seed: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Index of an arm and a point of its axes; the arms take turns, and each has a sequence of its own.
+@dataclass(frozen=True)
+class QuasiMonteCarlo(FixedSearch):
+    """A scrambled Sobol sequence over the axes of each arm, `trials` points in all."""
 
-    More trials go on where fewer ended.
+    trials: Count
+    seed: int = 0
+
+    def points(self, arms: Sequence[ExpandedArm]) -> Iterator[ArmPoint]:
+        return sobol_points([arm.axes for arm in arms], self.trials, self.seed)
+
+
+def sobol_points(arms: Sequence[Mapping[str, Axis]], trials: int, seed: int) -> Iterator[ArmPoint]:
+    """Yield points of the arms, which take turns; each has a sequence of its own.
+
+    A larger number of trials continues the points of a smaller one.
     """
     rounds = -(-trials // len(arms))
     sequences = [_sobol(len(axes), rounds, seed + index) for index, axes in enumerate(arms)]
@@ -24,7 +39,7 @@ def sobol_points(arms: Sequence[Mapping[str, Axis]], trials: int, seed: int) -> 
 
 
 def value_at(axis: Axis, share: float) -> Any:
-    """The value of an axis at a share from 0 up to 1: the values of a list, the steps of a range have equal parts."""
+    """Return the value of an axis at a share from 0 up to 1; values of a list and steps of a range have equal parts."""
     values = axis if isinstance(axis, list) else axis.values()
     if values is not None:
         return values[min(int(share * len(values)), len(values) - 1)]
@@ -42,7 +57,7 @@ def _between(low: float, high: float, share: float, log: bool) -> float:
 def _sobol(dimensions: int, count: int, seed: int) -> list[list[float]]:
     if dimensions == 0:
         return [[] for _ in range(count)]
-    # A second to import: only where it is asked for.
+    # scipy.stats takes a second to import.
     from scipy.stats import qmc
 
     power = max(0, math.ceil(math.log2(count)))

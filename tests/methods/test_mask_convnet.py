@@ -8,7 +8,7 @@ from torch import nn
 from weight_tasks import decide, task_of
 
 from orchestrator.methods.learned.mask_convnet.method import MaskConvNet, hard_sigmoid, second_term
-from orchestrator.methods.parts.target_counts import planned_counts
+from orchestrator.methods.parts.target_counts import target_counts
 from orchestrator.spec.trial import Baseline
 from orchestrator.surgery.selection import ChannelSelection
 from orchestrator.testing.networks import images, network
@@ -159,7 +159,7 @@ def test_without_a_sparsity_the_budget_is_aimed_at_and_the_open_masks_stay() -> 
 def test_the_size_of_stated_counts_is_the_goal() -> None:
     model = network("chain")
     method, task, _ = prepared(model, target={"quantity": "macs", "kept": {"conv1": 6, "conv2": 4}})
-    assert planned_counts(task).tolist() == [6, 4, 20]
+    assert target_counts(task).tolist() == [6, 4, 20]
     assert method._controller.goals["macs"] == pytest.approx(
         1 - task.costs.macs({"conv1": 6, "conv2": 4}) / task.costs.dense("macs")
     )

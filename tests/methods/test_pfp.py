@@ -14,7 +14,7 @@ from weight_tasks import decide, task_of
 
 from orchestrator.methods.base import PruneTask
 from orchestrator.methods.one_shot.pfp.input_sensitivity import input_sensitivity
-from orchestrator.methods.one_shot.pfp.method import PFP, held_out
+from orchestrator.methods.one_shot.pfp.method import PFP, image_sample
 from orchestrator.methods.one_shot.pfp.sensitivity_bounds import (
     error_constant,
     errors_kept_to,
@@ -94,10 +94,10 @@ def test_images_of_the_resnets() -> None:
     assert sample_size(activations(9), DELTA) == 186
 
 
-def test_held_out_images_are_at_most_half() -> None:
+def test_image_sample_images_are_at_most_half() -> None:
     batches = [(torch.arange(4.0)[:, None] + 4 * i, torch.zeros(4)) for i in range(5)]
-    assert torch.cat(held_out(iter(batches), 7)).flatten().tolist() == list(range(7))
-    assert torch.cat(held_out(iter(batches), 100)).flatten().tolist() == list(range(10))
+    assert torch.cat(image_sample(iter(batches), 7)).flatten().tolist() == list(range(7))
+    assert torch.cat(image_sample(iter(batches), 100)).flatten().tolist() == list(range(10))
 
 
 @pytest.mark.parametrize(("patches", "kernel"), [(1, 1), (256, 9)])

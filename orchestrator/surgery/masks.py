@@ -15,7 +15,7 @@ from orchestrator.surgery.selection import ChannelSelection
 
 
 class UnknownParameter(PrunesweepError, ValueError):
-    """A mask for a parameter that the network does not have, or of another shape."""
+    """Raised for a mask of a parameter that the network does not have, or of another shape."""
 
 
 def mask_channels(model: nn.Module, groups: Sequence[ChannelGroup], selection: ChannelSelection) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Published plans: how many filters each layer keeps, by the names of plan and network; needs no torch."""
+"""Published plans: the number of filters each layer keeps, by plan and network; without torch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Collection, Mapping, Sequence
 from orchestrator.spec.errors import PrunesweepError, nearest
 
 Counts = dict[str, int]
-"""Filters to keep, by channel group; a layer that is not named stays whole."""
+"""Filters to keep, by channel group; layers that are not named keep all."""
 
 
 class UnknownPlan(PrunesweepError, ValueError):
-    """A plan that does not exist, or not for this network."""
+    """Raised for a plan that does not exist, or not for this network."""
 
 
 def planned_counts(plan: str, model: str) -> Counts:
-    """What a plan keeps of a network named as in a search space.
+    """Return the filters that a plan keeps of a network, which is named as in a search space.
 
     Raises:
         UnknownPlan: no such plan, or none of that name for this network.
@@ -23,8 +23,8 @@ def planned_counts(plan: str, model: str) -> Counts:
     if plan not in PLANS:
         raise UnknownPlan(f"unknown plan {plan!r}{nearest(plan, PLANS)}")
     if model not in PLANS[plan]:
-        others = sorted(name for name, models in PLANS.items() if model in models)
-        known = f"; plans of {model!r}: {', '.join(others)}" if others else ""
+        other_plans = sorted(name for name, models in PLANS.items() if model in models)
+        known = f"; plans of {model!r}: {', '.join(other_plans)}" if other_plans else ""
         raise UnknownPlan(f"plan {plan!r} is one of {', '.join(sorted(PLANS[plan]))}, found model {model!r}{known}")
     return dict(PLANS[plan][model])
 
@@ -45,7 +45,7 @@ def _without(dense: Mapping[str, int], removed: Sequence[int]) -> Counts:
 
 
 def _rounded_down(width: int, percent: int) -> int:
-    """``int(width * (1 - p))`` of the papers' code, in whole numbers."""
+    """Return ``int(width * (1 - p))`` of the papers' code, in whole numbers."""
     return width * (100 - percent) // 100
 
 

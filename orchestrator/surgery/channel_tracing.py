@@ -70,14 +70,14 @@ def trace_channels(outputs: Iterable[Any], source: Any, layers: Mapping[Any, tup
 
 def _forward_order(outputs: list[Any]) -> list[Any]:
     order: list[Any] = []
-    seen: set[Any] = set()
+    visited: set[Any] = set()
     stack: list[tuple[Any, bool]] = [(node, False) for node in reversed(outputs)]
     while stack:
         node, expanded = stack.pop()
         if expanded:
             order.append(node)
-        elif node not in seen:
-            seen.add(node)
+        elif node not in visited:
+            visited.add(node)
             stack.append((node, True))
             stack.extend((f, False) for f, _ in reversed(node.next_functions) if f is not None and not _is_leaf(f))
     return order

@@ -233,7 +233,7 @@ class FixedMask:
 def _for_step(
     scores: Scores, task: PruneTask, network: nn.Module, dense: nn.Module, context: Context
 ) -> tuple[Scores, PruneTask]:
-    """Return scores and target for a network pruned in earlier steps: its zeros score lowest, shares are of the dense."""
+    """Return scores and target for a network pruned in earlier steps: zeros score lowest, shares are of the dense."""
     target = task.target
     if target.granularity == "weights":
         parameters = dict(network.named_parameters())

@@ -76,10 +76,10 @@ def test_the_multiplier_is_the_gap_to_the_target() -> None:
         v[:6] = -3.0  # half of conv1
     gone = 1 - task.costs.macs({"conv1": 6}) / task.costs.dense("macs")
     assert method.sparsity("macs") == pytest.approx(gone)
-    found = penalty(model, method)
-    assert found is not None
-    assert found.item() == pytest.approx(2 * 2 * (0.5 - gone) / 0.5 * hard_sigmoid(v).mean().item(), rel=1e-5)
-    (gradient,) = torch.autograd.grad(found, v)
+    value = penalty(model, method)
+    assert value is not None
+    assert value.item() == pytest.approx(2 * 2 * (0.5 - gone) / 0.5 * hard_sigmoid(v).mean().item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(value, v)
     assert not gradient[:6].any()
     assert gradient[6:].tolist() == pytest.approx([2 * 2 * (0.5 - gone) / 0.5 * 0.2 / len(v)] * (len(v) - 6), rel=1e-4)
     with torch.no_grad():

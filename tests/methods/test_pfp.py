@@ -43,11 +43,11 @@ def small(weight: list[list[float]]) -> nn.Linear:
 @torch.no_grad()
 def test_sensitivity_is_the_largest_share_of_a_sum_of_one_sign() -> None:
     layer = small([[1, -2, 3], [2, 1, -1]])
-    found, patches = input_sensitivity(layer, torch.ones(1, 3))
-    torch.testing.assert_close(found, torch.tensor([2 / 3, 1, 1]))
+    sensitivity, patches = input_sensitivity(layer, torch.ones(1, 3))
+    torch.testing.assert_close(sensitivity, torch.tensor([2 / 3, 1, 1]))
     assert patches == 1
     scaled = small([[1, -2, 3], [20, 10, -10]])
-    torch.testing.assert_close(input_sensitivity(scaled, 7 * torch.ones(1, 3))[0], found)
+    torch.testing.assert_close(input_sensitivity(scaled, 7 * torch.ones(1, 3))[0], sensitivity)
     assert input_sensitivity(layer, torch.zeros(1, 3))[0].tolist() == [0, 0, 0]
 
 
@@ -69,8 +69,8 @@ def test_sensitivity_of_a_convolution_by_loops(groups: int) -> None:
         for c, values in parts.items():
             if total > torch.finfo(torch.float32).eps:
                 expected[c] = max(float(expected[c]), float(values.max()) / total)
-    found, patches = input_sensitivity(layer, inputs)
-    torch.testing.assert_close(found, expected)
+    sensitivity, patches = input_sensitivity(layer, inputs)
+    torch.testing.assert_close(sensitivity, expected)
     assert patches == layer(inputs)[0, 0].numel()
 
 

@@ -1,1 +1,1 @@
-"""What is measured of a network: sizes, MACs, latency. (Accuracy is measured where it is trained.)"""
+"""Measurements of a network: sizes, MACs, latency. (Accuracy is measured where it is trained.)"""

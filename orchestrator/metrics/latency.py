@@ -1,4 +1,4 @@
-"""Latency of one forward pass: warmed up, alone, networks interleaved, median and spread."""
+"""Latency of one forward pass: after a warm-up, networks interleaved, median and standard deviation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 _WARM_UP_ROUNDS = 5
 _ROUNDS = 50
 _SECONDS = 2.0
-"""Slow networks get fewer rounds than `_ROUNDS`, so that one measurement stays within about this time."""
+"""Time limit of one measurement, about: slow networks get fewer rounds than `_ROUNDS`."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Timing:
 
 @torch.inference_mode()
 def measure(networks: Mapping[str, nn.Module], example: Tensor) -> dict[str, Timing]:
-    """Time networks on one input, one after another in every round, so that drift of the machine hits all alike.
+    """Time networks on one input, one after another in every round, so that drift of the machine affects all equally.
 
-    The networks are put in evaluation mode and channels-last; nothing else may run on the device.
+    Puts the networks in evaluation mode and channels-last; nothing else may run on the device.
     """
     example = example.contiguous(memory_format=torch.channels_last) if example.dim() == 4 else example
     for network in networks.values():
@@ -45,7 +45,7 @@ def measure(networks: Mapping[str, nn.Module], example: Tensor) -> dict[str, Tim
 
 
 def _once(network: nn.Module, example: Tensor) -> float:
-    """Milliseconds, the device's work included."""
+    """Return the milliseconds of one forward pass, with the device's work."""
     if example.is_cuda:
         torch.cuda.synchronize(example.device)
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Multiply-adds of one forward pass, counted while it runs."""
+"""Multiply-adds of one forward pass, counted during the pass."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Convolution = nn.modules.conv._ConvNd
 
 
 def count_macs(model: nn.Module, example: Tensor) -> int:
-    """Multiply-adds of the convolutions and linear layers for one image: what pruning papers print as FLOPs."""
+    """Return the multiply-adds of convolutions and linear layers for one image, which pruning papers print as FLOPs."""
     return sum(layer_macs(model, example).values())
 
 
 def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
-    """Multiply-adds of each convolution and linear layer for one image of the batch ``example``, by layer name.
+    """Return the multiply-adds of each convolution and linear layer for one image of the batch ``example``, by name.
 
     Biases, norms, activations and pooling are not counted; a layer that runs twice counts twice, one that does not run
-    counts 0. The model is left as found: no hooks, no gradients, the same mode.
+    counts 0. The model is not changed.
     """
     counts = {name: 0 for name, module in model.named_modules() if isinstance(module, Convolution | nn.Linear)}
     handles = []

@@ -1,4 +1,4 @@
-"""How large a network is and how much of it pruning removed, in all and layer by layer."""
+"""Sizes of a network and the shares that pruning removed, in total and by layer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 class LayersDiffer(PrunesweepError, ValueError):
-    """The pruned network is not the dense network cut down."""
+    """Raised where the pruned network is not the dense network with channels removed."""
 
 
 def layer_table(dense: nn.Module, pruned: nn.Module, example: Tensor) -> list[LayerRow]:
-    """A row for each convolution, linear and norm layer, in order of definition.
+    """Return a row for each convolution, linear and norm layer, in order of definition.
 
     ``example``: a batch (N, channels, ...) as both networks take it. Raises :class:`LayersDiffer` where a layer of the
     dense network is not in the pruned one.
@@ -50,10 +50,10 @@ def layer_table(dense: nn.Module, pruned: nn.Module, example: Tensor) -> list[La
 
 
 def sizes(dense: nn.Module, pruned: nn.Module, example: Tensor, unstructured: bool) -> dict[str, float | int]:
-    """Parameters, multiply-adds and shares removed, under the names of a trial's record.
+    """Return parameters, multiply-adds and removed shares, under the names of a trial's record.
 
-    Structured: parameters and multiply-adds of the network that is left. ``unstructured``: ``params`` are the non-zero
-    parameters, and ``macs`` those of the dense network, for zeros are multiplied as well.
+    Structured: parameters and multiply-adds of the cut network. ``unstructured``: ``params`` are the non-zero
+    parameters, and ``macs`` those of the dense network, since zeros are multiplied as well.
 
     ``filter_sparsity``: filters of convolutions removed / filters of the dense network's convolutions.
     ``weight_sparsity``: 1 - non-zero weights of convolutions and linear layers / such weights of the dense network.
@@ -78,8 +78,8 @@ def sizes(dense: nn.Module, pruned: nn.Module, example: Tensor, unstructured: bo
     }
 
 
-def _removed(left: int, dense: int) -> float:
-    return 1 - left / dense if dense else 0.0
+def _removed(remaining: int, dense: int) -> float:
+    return 1 - remaining / dense if dense else 0.0
 
 
 def _kind(layer: nn.Module) -> str | None:

@@ -1,4 +1,4 @@
-"""The table of retraining schedules: pure functions from the dense recipe and a budget to rates and epochs."""
+"""The table of retraining schedules: pure functions of the dense recipe and a budget."""
 
 from orchestrator.plugins import Registry
 

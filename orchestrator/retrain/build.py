@@ -1,4 +1,4 @@
-"""From the retraining a trial names to the schedule its loop follows."""
+"""Building of the schedule that a trial's retraining names."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from orchestrator.training.schedule import Budget, Schedule
 
 
 def build(retrain: Retrain, baseline: Baseline, *, steps_per_epoch: int, macs_ratio: float) -> Schedule:
-    """The named schedule for this baseline and budget.
+    """Return the named schedule for a baseline and a budget.
 
-    ``steps_per_epoch`` counts the minibatches of the retraining's own batch size; ``macs_ratio`` is MACs of the dense
-    network over those of the pruned one. Raises :class:`SpecError` with the path for an unknown name or parameter, and
+    ``steps_per_epoch``: minibatches of the retraining's batch size; ``macs_ratio``: MACs of the dense network over
+    those of the pruned one. Raises :class:`SpecError` with the path for an unknown name or parameter, and
     ``ScheduleError`` for steps or a ratio out of range.
     """
     try:

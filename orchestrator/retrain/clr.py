@@ -1,4 +1,4 @@
-"""Cyclic restarting: one warm-up and one cosine down, per step, the momentum cycled against the rate."""
+"""Cyclic learning-rate restarting: one warm-up and one cosine decay, per step, with the momentum cycled inversely."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def clr(
     final_div: Positive = 100.0,
     cycle_momentum: bool = True,
 ) -> Schedule:
-    """CLR: warm up from the lowest to the highest dense rate, then cosine down, step by step.
+    """CLR: warm up from the lowest to the highest dense rate, then decay by a cosine, step by step.
 
     With T steps in all, e1 = warmup T - 1, and cosmix(a, b, p) = b + (a - b) (1 + cos(pi p)) / 2:
 
@@ -32,8 +32,8 @@ def clr(
     - k > e1: lr(k) = cosmix(high, low / final_div, (k - e1) / (T - 1 - e1))
 
     where high is the baseline's ``lr`` and low is high / ``div``, or the last dense rate where ``div`` is None: for the
-    paper's 0.1 and 0.001 (div 100) the rate ends at 1e-5. Momentum goes 0.95, 0.85, 0.95 along the same phases and
-    replaces the baseline's; with ``cycle_momentum: false`` it stays the baseline's. Equal at every step to PyTorch's
+    paper's 0.1 and 0.001 (div 100) the rate ends at 1e-5. Momentum is 0.95, 0.85, 0.95 at the ends of the same phases
+    and replaces the baseline's; with ``cycle_momentum: false`` it is the baseline's. Equal at every step to PyTorch's
     ``OneCycleLR``; where that divides by zero (e1 = 0), step 0 has the highest rate.
 
     Source: paper 001 (Network Pruning That Matters), section 1.2; ``warmup`` is its ablation's 0, 0.05, 0.1, 0.15.

@@ -8,9 +8,9 @@ from orchestrator.training.schedule import Budget, Constant, Schedule, lowest_lr
 
 
 def fine_tune(baseline: Baseline, budget: Budget, *, lr: Positive | None = None) -> Schedule:
-    """FT: go on at the last learning rate of dense training.
+    """FT: retrain at the last learning rate of dense training.
 
-    lr(t) = LR_dense(last) for every epoch t (0.001 after 0.1, x0.1 at 50 % and 75 %); ``lr`` gives another constant.
+    lr(t) = LR_dense(last) for every epoch t (0.001 after 0.1, x0.1 at 50 % and 75 %); ``lr`` sets another constant.
     Momentum is the baseline's.
 
     Source: paper 001 (Network Pruning That Matters), section 1.2. After cosine or CLR training, which end near 0, the

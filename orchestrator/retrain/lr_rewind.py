@@ -1,4 +1,4 @@
-"""Learning-rate rewinding: the end of the dense schedule once more."""
+"""Learning-rate rewinding: the end of the dense schedule, repeated."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from orchestrator.training.schedule import Budget, Constant, Schedule, dense_sch
 def lr_rewind(baseline: Baseline, budget: Budget) -> Schedule:
     """LRW: repeat the last E epochs of the dense schedule on the final weights.
 
-    lr(t) = LR_dense(E_dense - E + t), the momentum likewise. On the paper's 160 dense epochs: up to 40 epochs it is
+    lr(t) = LR_dense(E_dense - E + t), the momentum likewise. For the paper's 160 dense epochs: up to 40 epochs it is
     fine-tuning; up to 80, 0.01 until E - 40, then 0.001; beyond, 0.1 until E - 80, 0.01 until E - 40, then 0.001.
 
-    A budget longer than dense training starts at its beginning and stays at its first rate for the epochs in excess,
-    so that it always ends as dense training did (as the paper's code does). Without any dense epoch there is nothing
-    to rewind to, and the last dense rate stays, as in fine-tuning.
+    A budget longer than dense training has the first dense rate for the epochs in excess, so that it always ends as
+    dense training did (as in the paper's code). Without any dense epoch, the rate is the last dense one, as in
+    fine-tuning.
 
     Source: paper 001 (Network Pruning That Matters), section 1.2, after Renda et al.
     """
@@ -31,7 +31,7 @@ def lr_rewind(baseline: Baseline, budget: Budget) -> Schedule:
 
 @dataclass(frozen=True)
 class Rewound:
-    """A curve read ``by`` steps later; what would lie before its beginning has its first value."""
+    """A curve shifted by ``by`` steps; before its beginning it has its first value."""
 
     curve: Callable[[int], float]
     by: int

@@ -1,4 +1,4 @@
-"""Scaled restarting: a warm-up, then the dense step schedule compressed into what is left."""
+"""Scaled restarting: a warm-up, then the dense step schedule compressed into the remaining epochs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def scaled_restart(baseline: Baseline, budget: Budget, *, warmup: Share = 0.1) -
     or CLR is restarted with the paper's own milestones and factor (Table 14).
 
     Source: paper 001 (Network Pruning That Matters), section 1.2. Differs from the paper: with a warm-up other than
-    0.1 the milestones are shares of the epochs that really remain, where its code keeps 0.9 E.
+    0.1 the milestones are shares of the epochs that remain after it, where its code keeps 0.9 E.
     """
     shares, gamma = step_recipe(baseline)
     warm_epochs = whole_epochs(warmup, budget.epochs)
@@ -43,7 +43,7 @@ def scaled_restart(baseline: Baseline, budget: Budget, *, warmup: Share = 0.1) -
 
 @dataclass(frozen=True)
 class WarmedSteps:
-    """A step schedule whose first epochs rise to its highest rate from ``low``; milestones count from epoch 0."""
+    """A step schedule that first rises from ``low`` to its highest rate; milestones count from epoch 0."""
 
     low: float
     warm_epochs: int

@@ -9,10 +9,10 @@ from orchestrator.training.schedule import Budget, Schedule, dense_schedule, who
 
 
 def scratch_b(baseline: Baseline, budget: Budget) -> Schedule:
-    """Scratch-B: train the pruned network from new weights for as much computation as the dense one took.
+    """Scratch-B: train the pruned network from new weights for as much computation as the dense training.
 
     The dense schedule stretched over int(E_dense MACs_dense / MACs_pruned) epochs, x0.1 at 50 % and 75 % in the paper.
-    The budget's epochs are not used: what is saved per epoch pays for the epochs.
+    The budget's epochs are not used.
 
     Source: paper 001 (Network Pruning That Matters), section 1.4, after Rethinking the Value of Network Pruning.
     """

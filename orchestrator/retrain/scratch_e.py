@@ -9,7 +9,7 @@ from orchestrator.training.schedule import Budget, Schedule, dense_schedule
 
 
 def scratch_e(baseline: Baseline, budget: Budget) -> Schedule:
-    """Scratch-E: train the pruned network from new weights for as many epochs as were spent on it.
+    """Scratch-E: train the pruned network from new weights for the epochs of dense training and retraining together.
 
     The dense schedule stretched over E_dense + E epochs: 160 + 40 = 200 in the paper, x0.1 at 50 % and 75 %
     (100 and 150).

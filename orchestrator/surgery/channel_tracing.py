@@ -1,4 +1,4 @@
-"""Follows every channel of a network from the layer that makes it to the layers that read it."""
+"""Tracing of every channel of a network from the layer that outputs it to the layers that read it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
+from orchestrator.surgery.channel_ids import ChannelIds, Ids
 from orchestrator.surgery.layers import Axis, BatchNorm, Convolution, InstanceNorm, drops_whole_groups, is_depthwise
-
-Ids = NDArray[np.int64]
 
 # fmt: off
 # Operations that leave channels where they are, and a channel of zeros at zero.
@@ -36,95 +34,50 @@ _RESHAPES = frozenset(("View", "UnsafeView", "ReshapeAlias", "Unsqueeze", "Squee
 
 @dataclass(frozen=True)
 class Track:
-    """The channels of one axis of one layer, as ids; layers that read or make the same channel carry the same id."""
+    """The channels of one axis of one layer, as ids; layers that read or output the same channel have the same id."""
 
     layer: str
     axis: Axis
     ids: Ids
     sees_zero: bool
-    """A channel whose makers are zeroed arrives here as zero."""
+    """Whether a channel arrives here as zero when the layers that output it are zeroed."""
 
 
 @dataclass(frozen=True)
 class _Flow:
-    """What leaves an operation: the ids of its channels, and whether zeroed channels are zero there."""
+    """The output of an operation: the ids of its channels, and whether zeroed channels are zero there."""
 
     ids: Ids
     zero: bool
 
 
-class ChannelIds:
-    """Channel ids with a union-find over them: tied ids must be removed together, pinned ids never."""
+def trace_channels(outputs: Iterable[Any], source: Any, layers: Mapping[Any, tuple[str, nn.Module]]) -> ChannelTracer:
+    """Trace channels forward through the autograd graph behind ``outputs`` (the ``grad_fn`` of each result).
 
-    def __init__(self) -> None:
-        self._parents: list[int] = []
-        self._pinned: set[int] = set()
-
-    def new(self, count: int) -> Ids:
-        first = len(self._parents)
-        self._parents.extend(range(first, first + count))
-        return np.arange(first, first + count, dtype=np.int64)
-
-    def new_pinned(self, count: int) -> Ids:
-        ids = self.new(count)
-        self.pin(ids)
-        return ids
-
-    def tie(self, ids: Ids, others: Ids) -> None:
-        """Tie pairwise."""
-        for one, other in zip(ids.tolist(), others.tolist(), strict=True):
-            a, b = self._root(one), self._root(other)
-            if a != b:
-                self._parents[max(a, b)] = min(a, b)
-
-    def tie_together(self, ids: Ids) -> None:
-        self.tie(ids[1:], np.repeat(ids[:1], max(len(ids) - 1, 0)))
-
-    def pin(self, ids: Ids) -> None:
-        self._pinned.update(ids.tolist())
-
-    def roots(self, ids: Ids) -> list[int]:
-        """For each id the smallest id it is tied to."""
-        return [self._root(i) for i in ids.tolist()]
-
-    def pinned(self) -> set[int]:
-        """The roots of everything pinned."""
-        return {self._root(i) for i in self._pinned}
-
-    def _root(self, i: int) -> int:
-        parents = self._parents
-        while parents[i] != i:
-            parents[i] = parents[parents[i]]
-            i = parents[i]
-        return i
-
-
-def follow(outputs: Iterable[Any], source: Any, layers: Mapping[Any, tuple[str, nn.Module]]) -> Follower:
-    """Walk the autograd graph behind ``outputs`` (the ``grad_fn`` of each result) forward.
-
-    ``source`` is the ``grad_fn`` of the network's input, ``layers`` names the layer that made a ``grad_fn``. Channels
-    are axis 1 of everything, the batch axis 0. What an unknown operation does to channels is unknown, so the channels
-    it reads are pinned: such a network loses freedom, never correctness. The results and the input are pinned, too.
+    ``source`` is the ``grad_fn`` of the network's input; ``layers``: the layer of a ``grad_fn``, with its name.
+    Channels are axis 1 of every tensor, the batch axis 0. Channels that an unknown operation reads are pinned, as its
+    effect is unknown: such a network has fewer prunable channels, but is cut correctly. Results and input are pinned,
+    too.
     """
-    follower = Follower(source, layers)
+    tracer = ChannelTracer(source, layers)
     outputs = list(outputs)
     for node in _forward_order(outputs):
-        follower.visit(node)
+        tracer.visit(node)
     for node in outputs:
-        follower.channels.pin(follower.flow(node).ids)
-    return follower
+        tracer.channels.pin(tracer.flow(node).ids)
+    return tracer
 
 
 def _forward_order(outputs: list[Any]) -> list[Any]:
     order: list[Any] = []
-    seen: set[Any] = set()
+    visited: set[Any] = set()
     stack: list[tuple[Any, bool]] = [(node, False) for node in reversed(outputs)]
     while stack:
         node, expanded = stack.pop()
         if expanded:
             order.append(node)
-        elif node not in seen:
-            seen.add(node)
+        elif node not in visited:
+            visited.add(node)
             stack.append((node, True))
             stack.extend((f, False) for f, _ in reversed(node.next_functions) if f is not None and not _is_leaf(f))
     return order
@@ -135,7 +88,7 @@ def _is_leaf(node: Any) -> bool:
 
 
 def _shape(node: Any) -> tuple[int, ...]:
-    # What is input to a backward operation is what its forward operation put out.
+    # The input of a backward operation is the output of its forward operation.
     return tuple(node._input_metadata[0].shape)
 
 
@@ -144,8 +97,8 @@ def _axis(axis: int, rank: int) -> int:
     return (axis - 2**64 if axis >= 2**63 else axis) % max(rank, 1)
 
 
-class Follower:
-    """Holds the ids, the flow behind each operation and the tracks found so far."""
+class ChannelTracer:
+    """The ids, the flow behind each visited operation, and the tracks of the layers so far."""
 
     def __init__(self, source: Any, layers: Mapping[Any, tuple[str, nn.Module]]) -> None:
         self.channels = ChannelIds()
@@ -158,7 +111,7 @@ class Follower:
         return self._flows[node]
 
     def visit(self, node: Any) -> None:
-        """Work out what leaves an operation; everything it reads must have been visited."""
+        """Determine the output of an operation; the operations it reads must have been visited."""
         if node is self._source:
             self._flows[node] = _Flow(self.channels.new_pinned(_shape(node)[1]), True)
             return
@@ -182,7 +135,7 @@ class Follower:
             self._track(name, "out", before)
             return _Flow(ids, before.zero or layer.affine)
         if isinstance(layer, nn.GroupNorm) and len(ids) == layer.num_channels:
-            # A channel's statistics are those of its norm group: only whole groups can go and leave the others alone.
+            # Statistics are those of a norm group: only the removal of whole groups leaves the others unchanged.
             for group in ids.reshape(layer.num_groups, -1):
                 self.channels.tie_together(group)
             self._track(name, "out", before)
@@ -192,7 +145,7 @@ class Follower:
                 self._track(name, "out", before)
             return before
         if isinstance(layer, nn.Linear) and len(_shape(node)) == 2 and len(ids) == layer.in_features:
-            return self._made_by(name, before, layer.out_features)
+            return self._through_new_channels(name, before, layer.out_features)
         if isinstance(layer, Convolution) and len(ids) == layer.in_channels:
             return self._through_convolution(name, layer, before)
         return None
@@ -200,22 +153,22 @@ class Follower:
     def _through_convolution(self, name: str, layer: Convolution, before: _Flow) -> _Flow | None:
         if is_depthwise(layer):
             self._track(name, "out", before)
-            # Its bias is zeroed with it, and so is its filter.
+            # Its bias and its filter are zeroed with it.
             return _Flow(before.ids, True)
         if layer.groups > 1 and layer.transposed:
             return None
-        after = self._made_by(name, before, layer.out_channels)
+        after = self._through_new_channels(name, before, layer.out_channels)
         if layer.groups > 1:
-            made, read = after.ids.reshape(layer.groups, -1), before.ids.reshape(layer.groups, -1)
+            outputs, inputs = after.ids.reshape(layer.groups, -1), before.ids.reshape(layer.groups, -1)
             if drops_whole_groups(layer):
-                for group in np.concatenate((made, read), axis=1):
+                for group in np.concatenate((outputs, inputs), axis=1):
                     self.channels.tie_together(group)
             else:
-                for position in (*made.T, *read.T):
+                for position in (*outputs.T, *inputs.T):
                     self.channels.tie_together(position)
         return after
 
-    def _made_by(self, name: str, before: _Flow, count: int) -> _Flow:
+    def _through_new_channels(self, name: str, before: _Flow, count: int) -> _Flow:
         after = _Flow(self.channels.new(count), True)
         self._track(name, "in", before)
         self._track(name, "out", after)
@@ -285,7 +238,7 @@ class Follower:
             elif len(constants) == 1:
                 parts.append(self.channels.new_pinned(missing))
             else:
-                return self._opaque(node)  # where each constant begins cannot be told
+                return self._opaque(node)  # the positions of several constants are unknown
         return _Flow(np.concatenate(parts), zero)
 
     def _merged(
@@ -296,7 +249,7 @@ class Follower:
             if len(own) == len(shape) and own[:2] == shape[:2]:
                 full.append(flow)
             else:
-                self.channels.pin(flow.ids)  # one channel spread over all of them, as of a spatial attention map
+                self.channels.pin(flow.ids)  # one channel broadcast to all of them, as of a spatial attention map
         if not full or any(len(own) > 1 and own[1] not in (1, shape[1]) for _, own in flows):
             return None
         for other in full[1:]:
@@ -320,16 +273,16 @@ class Follower:
 
 
 def _input_of(node: Any, layer: nn.Module) -> Any:
-    """What a layer reads, or None where its weight is not read as it is stored (parametrized, standardised)."""
+    """Return the input of a layer, or None where it does not use its weight as stored (parametrized, standardised)."""
     sources = [source for source, _ in node.next_functions]
     if isinstance(layer, nn.Linear):
         sources = sources[1:] if node.name().startswith("Addmm") else sources
     weight = getattr(layer, "weight", None)
     if weight is None:
         return sources[0]
-    reads = sources[1] if len(sources) > 1 else None
-    while reads is not None and not _is_leaf(reads):
-        if reads.name().partition("Backward")[0] not in ("T", "View", "Expand"):
+    weight_source = sources[1] if len(sources) > 1 else None
+    while weight_source is not None and not _is_leaf(weight_source):
+        if weight_source.name().partition("Backward")[0] not in ("T", "View", "Expand"):
             return None
-        reads = reads.next_functions[0][0]
-    return sources[0] if reads is not None and reads.variable is weight else None
+        weight_source = weight_source.next_functions[0][0]
+    return sources[0] if weight_source is not None and weight_source.variable is weight else None

@@ -1,4 +1,4 @@
-"""What a network costs as a function of how many units each channel group keeps, without cutting it."""
+"""Costs of a network (channels, weights, parameters, MACs) as a function of the units each channel group keeps."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Quantity = Literal["channels", "weights", "params", "macs"]
 
 
 class Costs:
-    """The exact size of the network that is left where each group keeps so many of its units.
+    """The exact size of the network in which each group keeps a given number of units.
 
     Each layer's number of input and output channels is a constant plus, for each group, units kept times the group's
-    channels in the layer. Groups that ``kept`` does not name keep everything. Multiply-adds are those of convolutions
+    channels in the layer. Groups not named in ``kept`` keep everything. Multiply-adds are those of convolutions
     and linear layers for one image of the shape of ``example``.
     """
 
@@ -30,8 +30,8 @@ class Costs:
         self.names = [group.name for group in groups]
         self.dense_counts: Counts = np.array([group.size for group in groups], dtype=np.int64)
         self._index = {name: i for i, name in enumerate(self.names)}
-        makers = [_channels_made(model, group) for group in groups]
-        self._channels_per_unit: Counts = np.array(makers, dtype=np.int64)
+        channels_per_unit = [_filters_per_unit(model, group) for group in groups]
+        self._channels_per_unit: Counts = np.array(channels_per_unit, dtype=np.int64)
         macs = layer_macs(model, example)
         changed = {member.layer for group in groups for member in group.members}
         layers = {name: layer for name, layer in model.named_modules() if name in changed}
@@ -45,15 +45,15 @@ class Costs:
                 per_unit[member.axis][rows[member.layer], g] += member.per_unit
         formulas = [_formula(layer, macs.get(name, 0)) for name, layer in layers.items()]
         table: Counts = np.array(formulas, dtype=np.int64).reshape(len(layers), 6)
-        made, read, self._window, self._read_divisor, self._each, self._macs_per_weight = table.T
-        reads_per_unit = per_unit["in"].copy()
-        # What a filter reads does not change with the number of filter groups, nor in a depthwise convolution.
-        fixed = self._read_divisor == 0
-        reads_per_unit[fixed] = 0
-        self._read_divisor = np.where(fixed, 1, self._read_divisor)
-        self._made_per_unit, self._reads_per_unit = per_unit["out"], reads_per_unit
-        self._made = made - per_unit["out"] @ self.dense_counts
-        self._read = read - reads_per_unit @ self.dense_counts
+        outputs, inputs, self._window, self._input_divisor, self._params_per_output, self._macs_per_weight = table.T
+        inputs_per_unit = per_unit["in"].copy()
+        # The inputs of a filter do not change with the number of filter groups, nor in a depthwise convolution.
+        fixed = self._input_divisor == 0
+        inputs_per_unit[fixed] = 0
+        self._input_divisor = np.where(fixed, 1, self._input_divisor)
+        self._outputs_per_unit, self._inputs_per_unit = per_unit["out"], inputs_per_unit
+        self._outputs = outputs - per_unit["out"] @ self.dense_counts
+        self._inputs = inputs - inputs_per_unit @ self.dense_counts
         self._other_params = 0
         self._other_weights = 0
         self._other_macs = 0
@@ -69,29 +69,29 @@ class Costs:
         return self.measure("macs", self.counts(kept))
 
     def channels(self, kept: Mapping[str, int]) -> int:
-        """Prunable output channels (filters) of convolutions and linear layers that are kept."""
+        """Return the kept output channels (filters) of convolutions and linear layers."""
         return self.measure("channels", self.counts(kept))
 
     def dense(self, quantity: Quantity) -> int:
-        """The quantity with nothing removed."""
+        """Return the quantity with nothing removed."""
         return self.measure(quantity, self.dense_counts)
 
-    def of_groups(self, chosen: Sequence[int]) -> Costs:
-        """The costs of some groups, by index, as if nothing else could go: with none of their units left they are 0.
+    def of_groups(self, indices: Sequence[int]) -> Costs:
+        """Return the costs of some groups, by index: 0 where none of their units are kept.
 
-        So a quantity is what the layers of these groups carry, together with what other layers spend on reading them.
+        A quantity then is that of the layers of these groups, and of the weights of other layers that read them.
         """
         part = copy.copy(self)
         others = self.dense_counts.copy()
-        others[list(chosen)] = 0
-        part.names = [self.names[g] for g in chosen]
+        others[list(indices)] = 0
+        part.names = [self.names[g] for g in indices]
         part._index = {name: i for i, name in enumerate(part.names)}
-        part.dense_counts = self.dense_counts[list(chosen)]
-        part._channels_per_unit = self._channels_per_unit[list(chosen)]
-        part._made = self._made + self._made_per_unit @ others
-        part._read = self._read + self._reads_per_unit @ others
-        part._made_per_unit = self._made_per_unit[:, list(chosen)]
-        part._reads_per_unit = self._reads_per_unit[:, list(chosen)]
+        part.dense_counts = self.dense_counts[list(indices)]
+        part._channels_per_unit = self._channels_per_unit[list(indices)]
+        part._outputs = self._outputs + self._outputs_per_unit @ others
+        part._inputs = self._inputs + self._inputs_per_unit @ others
+        part._outputs_per_unit = self._outputs_per_unit[:, list(indices)]
+        part._inputs_per_unit = self._inputs_per_unit[:, list(indices)]
         nothing = np.zeros_like(part.dense_counts)
         part._other_params -= part.measure("params", nothing)
         part._other_weights -= part.measure("weights", nothing)
@@ -99,28 +99,28 @@ class Costs:
         return part
 
     def counts(self, kept: Mapping[str, int]) -> Counts:
-        """Units kept, in the order of the groups."""
+        """Return the units kept, in the order of the groups."""
         counts = self.dense_counts.copy()
         for name, count in kept.items():
             counts[self._index[name]] = count
         return counts
 
     def measure(self, quantity: Quantity, counts: Counts) -> int:
-        """A quantity for units kept in the order of the groups: shape (groups,)."""
+        """Return a quantity for the units kept, in the order of the groups. counts: (groups,)."""
         if quantity == "channels":
             return int(self._channels_per_unit @ counts)
-        made = self._made + self._made_per_unit @ counts
-        read = (self._read + self._reads_per_unit @ counts) // self._read_divisor
-        weights = made * read * self._window
+        outputs = self._outputs + self._outputs_per_unit @ counts
+        inputs = (self._inputs + self._inputs_per_unit @ counts) // self._input_divisor
+        weights = outputs * inputs * self._window
         if quantity == "weights":
             return int(weights.sum()) + self._other_weights
         if quantity == "params":
-            return int((weights + made * self._each).sum()) + self._other_params
+            return int((weights + outputs * self._params_per_output).sum()) + self._other_params
         return int((weights * self._macs_per_weight).sum()) + self._other_macs
 
 
-def _channels_made(model: nn.Module, group: ChannelGroup) -> int:
-    """Filters and neurons in one unit."""
+def _filters_per_unit(model: nn.Module, group: ChannelGroup) -> int:
+    """Return the number of filters and neurons in one unit."""
     return sum(
         member.per_unit
         for member in group.members
@@ -129,17 +129,17 @@ def _channels_made(model: nn.Module, group: ChannelGroup) -> int:
 
 
 def _formula(layer: nn.Module, macs: int) -> tuple[int, int, int, int, int, int]:
-    """Channels made, channels read, window, filter groups (0: reads are constant), parameters per channel, MACs/weight.
+    """Return outputs, inputs, window, filter groups (0: inputs are constant), parameters per output, MACs per weight.
 
-    Weights = made * read / filter groups * window; other parameters = made * parameters per channel.
+    Weights = outputs * inputs / filter groups * window; other parameters = outputs * parameters per output.
     """
     if isinstance(layer, Convolution):
-        each = layer.weight.numel() // (layer.in_channels * layer.out_channels // layer.groups)
+        window = layer.weight.numel() // (layer.in_channels * layer.out_channels // layer.groups)
         bias = int(layer.bias is not None)
         per_weight = macs // layer.weight.numel()
         if is_depthwise(layer) or drops_whole_groups(layer):
-            return layer.out_channels, layer.in_channels // layer.groups, each, 0, bias, per_weight
-        return layer.out_channels, layer.in_channels, each, layer.groups, bias, per_weight
+            return layer.out_channels, layer.in_channels // layer.groups, window, 0, bias, per_weight
+        return layer.out_channels, layer.in_channels, window, layer.groups, bias, per_weight
     if isinstance(layer, nn.Linear):
         per_weight = macs // layer.weight.numel()
         return layer.out_features, layer.in_features, 1, 1, int(layer.bias is not None), per_weight

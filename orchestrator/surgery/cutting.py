@@ -1,4 +1,4 @@
-"""Makes a network physically smaller."""
+"""Cutting: copies of networks without the removed channels, or with zeros for removed weights."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from orchestrator.surgery.selection import ChannelSelection, WeightSelection
 
 
 class CannotCut(PrunesweepError, ValueError):
-    """A selection that does not fit the network, or a network that does not run once it is cut."""
+    """Raised for a selection that does not fit the network, or a network that does not run once it is cut."""
 
 
 def cut(model: nn.Module, example: Tensor, selection: ChannelSelection) -> nn.Module:
-    """A copy of the network without the channels that the selection does not keep; the network itself is untouched.
+    """Return a copy of the network without the channels that the selection does not keep.
 
-    ``example`` is a batch as the network takes it. The copy computes what :func:`mask_channels` leaves of the network.
-    Raises :class:`CannotCut` where the selection names unknown groups or units, or where the network's own code insists
-    on the old sizes.
+    ``example`` is a batch as the network takes it. The copy computes what the network masked by :func:`mask_channels`
+    does. Raises :class:`CannotCut` where the selection names unknown groups or units, or where the network's own code
+    contains the old sizes.
     """
     removed = removed_channels(channel_groups(model, example), selection)
     smaller = copy.deepcopy(model)
     set_values(smaller, selection.values)
     for name, axes in removed.items():
         layer = smaller.get_submodule(name)
-        spread = _is_channels_last(layer)
+        channels_last = _is_channels_last(layer)
         shrink(layer, sorted(axes["out"]), sorted(axes["in"]))
-        if spread:
+        if channels_last:
             weight = layer.get_parameter("weight")
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     for parameter in smaller.parameters():
@@ -44,7 +44,7 @@ def cut(model: nn.Module, example: Tensor, selection: ChannelSelection) -> nn.Mo
 
 
 def apply_weight_masks(model: nn.Module, selection: WeightSelection) -> nn.Module:
-    """A copy of the network with the selection's values, and zeros for the weights that it does not keep."""
+    """Return a copy of the network with the selection's values, and zeros for the weights that it does not keep."""
     sparse = copy.deepcopy(model)
     set_values(sparse, selection.values)
     with torch.no_grad():
@@ -55,7 +55,7 @@ def apply_weight_masks(model: nn.Module, selection: WeightSelection) -> nn.Modul
 
 
 def removed_channels(groups: list[ChannelGroup], selection: ChannelSelection) -> dict[str, dict[Axis, set[int]]]:
-    """For each layer that changes, the channels removed from its ``out`` and its ``in`` axis."""
+    """Return for each layer that changes the channels removed from its ``out`` and its ``in`` axis."""
     by_name = {group.name: group for group in groups}
     removed: dict[str, dict[Axis, set[int]]] = defaultdict(lambda: {"out": set(), "in": set()})
     for name, kept in selection.kept.items():
@@ -64,9 +64,9 @@ def removed_channels(groups: list[ChannelGroup], selection: ChannelSelection) ->
         group = by_name[name]
         if not kept or not set(kept) <= set(range(group.size)):
             raise CannotCut(f"cannot keep units {list(kept)} of channel group {name!r}, which has {group.size}")
-        gone = sorted(set(range(group.size)) - set(kept))
-        for member in group.members if gone else ():
-            removed[member.layer][member.axis].update(c for unit in gone for c in member.channels[unit])
+        removed_units = sorted(set(range(group.size)) - set(kept))
+        for member in group.members if removed_units else ():
+            removed[member.layer][member.axis].update(c for unit in removed_units for c in member.channels[unit])
     return dict(removed)
 
 
@@ -96,14 +96,14 @@ def _is_channels_last(layer: nn.Module) -> bool:
 def _check_runs(dense: nn.Module, smaller: nn.Module, example: Tensor) -> None:
     expected = _result_shapes(dense, example)
     try:
-        found = _result_shapes(smaller, example)
+        shapes = _result_shapes(smaller, example)
     except (RuntimeError, ValueError) as error:
         raise CannotCut(
             f"the network does not run once it is cut ({str(error).splitlines()[0]}); its code may name a size that "
             "should be read from the tensor, as in view(-1, 400) for flatten(1)"
         ) from error
-    if found != expected:
-        raise CannotCut(f"once cut, the network's results have shapes {found}, not {expected}")
+    if shapes != expected:
+        raise CannotCut(f"once cut, the network's results have shapes {shapes}, not {expected}")
 
 
 def _result_shapes(model: nn.Module, example: Tensor) -> list[tuple[int, ...]]:

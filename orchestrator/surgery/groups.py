@@ -1,4 +1,4 @@
-"""Which channels of a network can be removed, and which of them only together."""
+"""Channel groups: the channels of a network that can be removed, and those that must be removed together."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from orchestrator.spec.errors import PrunesweepError, nearest
-from orchestrator.surgery.channel_tracing import ChannelIds, Track, follow
+from orchestrator.surgery.channel_ids import ChannelIds
+from orchestrator.surgery.channel_tracing import Track, trace_channels
 from orchestrator.surgery.layers import Axis, BatchNorm, Convolution, drops_whole_groups, is_depthwise
 
 
 class UnknownLayer(PrunesweepError, ValueError):
-    """A layer that the network does not have."""
+    """Raised for a layer that the network does not have."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """What the units of a group are in one layer."""
+    """The channels of a group's units in one layer."""
 
     layer: str
     axis: Axis
-    """``out``: channels it makes or normalizes (a depthwise convolution's only axis); ``in``: channels it reads."""
+    """``out``: channels it outputs or normalizes (a depthwise convolution's only axis); ``in``: channels it reads."""
     channels: tuple[tuple[int, ...], ...]
-    """For each unit, the layer's channel indices along the axis; the same number for every unit."""
+    """The layer's channel indices along the axis, for each unit; the same number for every unit."""
     sees_zero: bool = True
-    """A unit whose ``out`` members are zeroed arrives here as zero (a sigmoid before this layer would prevent that)."""
+    """Whether a unit whose ``out`` members are zeroed arrives here as zero (not behind a sigmoid, for example)."""
 
     @property
     def per_unit(self) -> int:
@@ -42,10 +43,10 @@ class Member:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels of layers that must be removed alike: every unit can go alone, and takes its channels in all members."""
+    """Channels of several layers that are removed together: a unit is removed with its channels in all members."""
 
     name: str
-    """The first layer, in order of execution, that makes its channels."""
+    """The first layer, in order of execution, that outputs its channels."""
     units: tuple[tuple[int, ...], ...]
     """The channel indices of that layer in each unit: one index each, more for grouped convolutions and norms."""
     members: tuple[Member, ...]
@@ -56,10 +57,10 @@ class ChannelGroup:
 
 
 class _Layers(tp.DependencyGraph):  # type: ignore[misc]
-    """torch-pruning's graph up to its nodes: which step of the computation is which layer.
+    """torch-pruning's graph up to its nodes: the layer of each step of the computation.
 
-    Its own index mappings are not used. They lose ties (``cat(x, x)``), place the channels of a concatenation wrongly
-    where a part is no layer's (the network's input, zeros), and end in an exception on a channel shuffle.
+    Its own index mappings are not used. They lose ties (``cat(x, x)``), misplace the channels of a concatenation with
+    parts that no layer outputs (the network's input, zeros), and raise an exception on a channel shuffle.
     """
 
     def _build_dependency(self, module2node: dict[Any, Any]) -> None:
@@ -68,27 +69,27 @@ class _Layers(tp.DependencyGraph):  # type: ignore[misc]
 
 
 def channel_groups(model: nn.Module, example: Tensor, leave: Collection[str] = ()) -> list[ChannelGroup]:
-    """The channel groups of a network, in order of execution of their first layers.
+    """Return the channel groups of a network, in order of execution of their first layers.
 
     ``example`` is a batch as the network takes it, on its device. Layers named in ``leave`` or in ``model.unprunable``
-    (a name stands for all inside it, too) keep their output channels, and so do the layers that make the network's
+    (a name includes all layers inside it) keep their output channels, and so do the layers that output the network's
     results. Grouped convolutions have units that leave them valid: whole groups, or the same positions in all groups,
-    whichever is finer; a group norm loses whole norm groups, which alone leaves the others' statistics as they are.
-    Channels that pass through an operation not known to keep channels apart (a transpose, a split) are left alone, as
-    are layers that run twice or share a weight. The model is not touched: a copy without its hooks is traced.
+    whichever is finer; a group norm loses whole norm groups, so that the statistics of the others stay the same.
+    Channels that pass through an operation not known to keep channels apart (a transpose, a split) are not pruned, nor
+    are layers that run twice or share a weight. The model is not changed: a copy without its hooks is traced.
 
     Raises :class:`UnknownLayer` where ``leave`` names a layer that does not exist.
     """
-    left = {*leave, *getattr(model, "unprunable", ())}
+    unpruned = {*leave, *getattr(model, "unprunable", ())}
     names = {name for name, _ in model.named_modules()}
-    for name in sorted(left - names):
+    for name in sorted(unpruned - names):
         raise UnknownLayer(f"no layer {name!r} to leave unpruned{nearest(name, names)}")
     tracks, order, ids = _trace(model, example)
-    return [group for group in _assemble(tracks, order, ids, model) if not _makes_any(group, left)]
+    return [group for group in _assemble(tracks, order, ids, model) if not _outputs_any(group, unpruned)]
 
 
 def shrink(layer: nn.Module, removed_out: Sequence[int], removed_in: Sequence[int]) -> None:
-    """Cut output and input channels out of a layer, in place; a norm or depthwise layer has only ``removed_out``."""
+    """Remove output and input channels of a layer, in place; a norm or depthwise layer has only ``removed_out``."""
     out, into = sorted(removed_out), sorted(removed_in)
     trained = {name: p.requires_grad for name, p in layer.named_parameters(recurse=False)}
     if is_depthwise(layer):
@@ -122,7 +123,7 @@ def _shrink_convolution(layer: Convolution, out: list[int], into: list[int]) -> 
     if not into:
         return
     if whole:
-        # A filter reads its own group alone: the filters that are left stay as they are.
+        # A filter reads its own group only: the remaining filters do not change.
         layer.in_channels -= len(into)
         layer.groups = layer.in_channels // read_each
     else:
@@ -130,7 +131,7 @@ def _shrink_convolution(layer: Convolution, out: list[int], into: list[int]) -> 
 
 
 def _trace(model: nn.Module, example: Tensor) -> tuple[list[Track], list[str], ChannelIds]:
-    """Tracks of all layers, the order in which layers ran, the ids in the tracks."""
+    """Return the tracks of all layers, the layers in order of execution, and the ids in the tracks."""
     traced = copy.deepcopy(model).eval()
     for module in traced.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
@@ -156,11 +157,11 @@ def _trace(model: nn.Module, example: Tensor) -> tuple[list[Track], list[str], C
     layers = {
         node.grad_fn: (name_of[module], module)
         for module, node in graph.nodes.items()
-        # A layer that runs twice or shares a parameter is no layer here, but an unknown operation.
+        # A layer that runs twice or shares a parameter is treated as an unknown operation.
         if module in name_of and calls[module] == 1 and all(uses[id(p)] == 1 for p in module.parameters())
     }
-    followed = follow(dict.fromkeys(results), images.grad_fn, layers)
-    return followed.tracks, [name_of[module] for module in calls], followed.channels
+    tracer = trace_channels(dict.fromkeys(results), images.grad_fn, layers)
+    return tracer.tracks, [name_of[module] for module in calls], tracer.channels
 
 
 def _assemble(tracks: list[Track], order: list[str], ids: ChannelIds, model: nn.Module) -> Iterable[ChannelGroup]:
@@ -172,46 +173,47 @@ def _assemble(tracks: list[Track], order: list[str], ids: ChannelIds, model: nn.
         for channel, unit in enumerate(ids.roots(track.ids)):
             if unit not in pinned:
                 units[unit][t].append(channel)
-    makers = {
+    producers = {
         t: track.layer
         for t, track in enumerate(tracks)
         if track.axis == "out"
         and isinstance(layer := model.get_submodule(track.layer), Convolution | nn.Linear)
         and not is_depthwise(layer)
     }
-    # Units that touch the same layers with as many channels each are alike, and make a group.
-    alike: defaultdict[tuple[tuple[int, int], ...], list[dict[int, list[int]]]] = defaultdict(list)
+    # Units with the same number of channels in the same layers form a group.
+    by_footprint: defaultdict[tuple[tuple[int, int], ...], list[dict[int, list[int]]]] = defaultdict(list)
     for channels in units.values():
-        alike[tuple(sorted((t, len(own)) for t, own in channels.items()))].append(channels)
-    found: list[tuple[int, list[int], ChannelGroup]] = []
-    for footprint, members in alike.items():
-        root = next(t for t, _ in footprint if t in makers)
+        by_footprint[tuple(sorted((t, len(own)) for t, own in channels.items()))].append(channels)
+    groups: list[tuple[int, list[int], ChannelGroup]] = []
+    for footprint, members in by_footprint.items():
+        root = next(t for t, _ in footprint if t in producers)
         members.sort(key=lambda unit: unit[root])
         group = ChannelGroup(
-            makers[root],
+            producers[root],
             tuple(tuple(unit[root]) for unit in members),
             tuple(
                 Member(tracks[t].layer, tracks[t].axis, tuple(tuple(u[t]) for u in members), tracks[t].sees_zero)
                 for t, _ in footprint
             ),
         )
-        found.append((root, members[0][root], group))
-    found.sort(key=lambda entry: entry[:2])
+        groups.append((root, members[0][root], group))
+    groups.sort(key=lambda entry: entry[:2])
     named: Counter[str] = Counter()
-    for _, _, group in found:
+    for _, _, group in groups:
         named[group.name] += 1
         if group.size < 2:
             continue  # its only unit must stay
         if named[group.name] > 1:
-            # A layer whose channels go different ways has a group for each.
+            # A layer with channels of different footprints has a group for each.
             group = ChannelGroup(f"{group.name}#{named[group.name]}", group.units, group.members)
         yield group
 
 
-def _makes_any(group: ChannelGroup, left: Collection[str]) -> bool:
+def _outputs_any(group: ChannelGroup, layers: Collection[str]) -> bool:
+    """Return whether one of the layers, or a layer inside them, outputs the group's channels."""
     return any(
         member.layer == name or member.layer.startswith(name + ".")
         for member in group.members
         if member.axis == "out"
-        for name in left
+        for name in layers
     )

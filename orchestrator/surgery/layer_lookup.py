@@ -1,4 +1,4 @@
-"""Which channel groups or weight tensors the layers of a target stand for."""
+"""Lookup of the channel groups or weight tensors of a target's layers."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ Layers = Sequence[str | int]
 
 
 class NotPrunable(PrunesweepError, ValueError):
-    """A layer to prune that the network does not have, or that cannot lose anything."""
+    """Raised for a layer that the network does not have, or that cannot be pruned."""
 
 
 def groups_of(layers: Layers, groups: Sequence[ChannelGroup]) -> list[int]:
-    """Indices of the groups whose channels the layers make; layers that are tied name the same group.
+    """Return the indices of the groups whose channels the layers output; tied layers belong to the same group.
 
     Raises:
-        NotPrunable: a layer that makes the channels of no group.
+        NotPrunable: a layer that outputs the channels of no group.
     """
-    makers = [{group.name, *(m.layer for m in group.members if m.axis == "out")} for group in groups]
-    return _found(layers, makers, [group.name for group in groups])
+    layer_names = [{group.name, *(m.layer for m in group.members if m.axis == "out")} for group in groups]
+    return _indices(layers, layer_names, [group.name for group in groups])
 
 
 def tensors_of(layers: Layers, names: Sequence[str]) -> list[str]:
-    """The weight tensors of the layers, in the order of ``names``; a layer may be named as its tensor is.
+    """Return the weight tensors of the layers, in the order of ``names``; a layer may be named by its tensor.
 
     Raises:
         NotPrunable: a layer that has none of these tensors.
     """
     plain = [name.removesuffix(".weight") for name in names]
-    return [names[i] for i in _found(layers, [{a, b} for a, b in zip(names, plain, strict=True)], plain)]
+    return [names[i] for i in _indices(layers, [{a, b} for a, b in zip(names, plain, strict=True)], plain)]
 
 
-def _found(layers: Layers, called: Sequence[set[str]], names: Sequence[str]) -> list[int]:
-    found: set[int] = set()
+def _indices(layers: Layers, aliases: Sequence[set[str]], names: Sequence[str]) -> list[int]:
+    """Return the indices of the entries that have a layer's name among their aliases, or its index."""
+    indices: set[int] = set()
     for layer in layers:
-        meant = [i for i, own in enumerate(called) if layer == i or layer in own]
-        if not meant:
-            known = f"; there are {len(names)}: {', '.join(names)}"
-            remedy = nearest(layer, set().union(*called)) if isinstance(layer, str) else known
+        matches = [i for i, own in enumerate(aliases) if layer == i or layer in own]
+        if not matches:
+            available = f"; there are {len(names)}: {', '.join(names)}"
+            remedy = nearest(layer, set().union(*aliases)) if isinstance(layer, str) else available
             raise NotPrunable(f"no prunable layer {layer!r}{remedy}")
-        found.update(meant)
-    return sorted(found)
+        indices.update(matches)
+    return sorted(indices)

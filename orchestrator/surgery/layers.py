@@ -1,4 +1,4 @@
-"""What surgery needs to know about the kinds of layers it cuts."""
+"""Properties of the layer types that surgery cuts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ InstanceNorm = nn.modules.instancenorm._InstanceNorm
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """One input channel makes one output channel."""
+    """Return whether a layer is a convolution with one input channel an output channel."""
     return isinstance(layer, Convolution) and layer.in_channels == layer.out_channels == layer.groups > 1
 
 
 def drops_whole_groups(layer: nn.Module) -> bool:
-    """Whether a grouped convolution shrinks by whole groups; else by the same positions in every group.
+    """Return whether a grouped convolution shrinks by whole groups, or by the same positions in every group.
 
-    Both leave a valid convolution; whichever has the finer steps is taken.
+    Both leave a valid convolution; the one with the finer steps is used.
     """
     if not isinstance(layer, Convolution) or layer.groups == 1:
         return False

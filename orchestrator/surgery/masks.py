@@ -1,4 +1,4 @@
-"""Pruning by zeros: what a cut network must compute, and weights held at zero while others are retrained."""
+"""Pruning by zeros: the masked network that a cut one must equal, and weights held at zero during retraining."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from orchestrator.surgery.selection import ChannelSelection
 
 
 class UnknownParameter(PrunesweepError, ValueError):
-    """A mask for a parameter that the network does not have, or of another shape."""
+    """Raised for a mask of a parameter that the network does not have, or of another shape."""
 
 
 def mask_channels(model: nn.Module, groups: Sequence[ChannelGroup], selection: ChannelSelection) -> nn.Module:
-    """A copy of the network that computes, at full size, what the cut network computes.
+    """Return a copy of the network that computes, at full size, what the cut network computes.
 
-    Removed units make nothing but zeros: filters, biases, the scale, shift and running mean of norms are zero. Where an
-    activation such as a sigmoid would make something of that zero, the weights that read it are zero, too.
+    Removed units output zeros: their filters, biases, and the scale, shift and running mean of norms are zero. Where an
+    activation such as a sigmoid maps zero to something else, the weights that read it are zero, too.
     """
     masked = copy.deepcopy(model)
     with torch.no_grad():
@@ -31,19 +31,19 @@ def mask_channels(model: nn.Module, groups: Sequence[ChannelGroup], selection: C
         for group in groups:
             kept = set(selection.kept.get(group.name, range(group.size)))
             for member in group.members:
-                gone = [c for unit, channels in enumerate(member.channels) if unit not in kept for c in channels]
+                removed = [c for unit, channels in enumerate(member.channels) if unit not in kept for c in channels]
                 layer = masked.get_submodule(member.layer)
                 if member.axis == "out":
-                    _silence(layer, gone)
+                    _silence(layer, removed)
                 elif not member.sees_zero:
-                    _ignore(layer, gone)
+                    _ignore(layer, removed)
     return masked
 
 
 class WeightMasks:
-    """Holds pruned weights at zero while the others are trained.
+    """Masks that hold pruned weights at zero while the others are trained.
 
-    ``masks``: for each pruned parameter of ``model`` a boolean tensor of its shape, True for what is trained. Call
+    ``masks``: for each pruned parameter of ``model`` a boolean tensor of its shape, True for trained weights. Call
     :meth:`apply` after every optimizer step: momentum and weight decay move weights that have no gradient. Raises
     :class:`UnknownParameter`.
     """
@@ -63,26 +63,11 @@ class WeightMasks:
         ]
         self._parameters: list[Tensor] = [parameters[name] for name in masks]
 
-    @classmethod
-    def of_zeros(cls, model: nn.Module, names: Sequence[str]) -> WeightMasks:
-        """Hold at zero what is zero now in the named parameters."""
-        return cls(model, {name: model.get_parameter(name).detach() != 0 for name in names})
-
     def apply(self) -> None:
         """Set pruned weights back to zero, in place."""
         if self._parameters:
             with torch.no_grad():
-                _multiply(self._parameters, self._masks)
-
-    def mask_gradients(self) -> None:
-        """Set the gradients of pruned weights to zero, so that clipping and momentum do not see them."""
-        pairs = [(p.grad, m) for p, m in zip(self._parameters, self._masks, strict=True) if p.grad is not None]
-        if pairs:
-            _multiply([gradient for gradient, _ in pairs], [mask for _, mask in pairs])
-
-
-def _multiply(tensors: list[Tensor], factors: list[Tensor]) -> None:
-    torch._foreach_mul_(tensors, factors)
+                torch._foreach_mul_(self._parameters, self._masks)
 
 
 def _silence(layer: nn.Module, channels: list[int]) -> None:

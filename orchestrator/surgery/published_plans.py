@@ -1,4 +1,4 @@
-"""Published plans: how many filters each layer keeps, by the names of plan and network; needs no torch."""
+"""Published plans: the number of filters each layer keeps, by plan and network; without torch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Collection, Mapping, Sequence
 from orchestrator.spec.errors import PrunesweepError, nearest
 
 Counts = dict[str, int]
-"""Filters to keep, by channel group; a layer that is not named stays whole."""
+"""Filters to keep, by channel group; layers that are not named keep all."""
 
 
 class UnknownPlan(PrunesweepError, ValueError):
-    """A plan that does not exist, or not for this network."""
+    """Raised for a plan that does not exist, or not for this network."""
 
 
 def planned_counts(plan: str, model: str) -> Counts:
-    """What a plan keeps of a network named as in a search space.
+    """Return the filters that a plan keeps of a network, which is named as in a search space.
 
     Raises:
         UnknownPlan: no such plan, or none of that name for this network.
@@ -23,8 +23,8 @@ def planned_counts(plan: str, model: str) -> Counts:
     if plan not in PLANS:
         raise UnknownPlan(f"unknown plan {plan!r}{nearest(plan, PLANS)}")
     if model not in PLANS[plan]:
-        others = sorted(name for name, models in PLANS.items() if model in models)
-        known = f"; plans of {model!r}: {', '.join(others)}" if others else ""
+        other_plans = sorted(name for name, models in PLANS.items() if model in models)
+        known = f"; plans of {model!r}: {', '.join(other_plans)}" if other_plans else ""
         raise UnknownPlan(f"plan {plan!r} is one of {', '.join(sorted(PLANS[plan]))}, found model {model!r}{known}")
     return dict(PLANS[plan][model])
 
@@ -41,30 +41,30 @@ def _widths(dense: Mapping[str, int], kept: Sequence[int]) -> Counts:
 
 
 def _without(dense: Mapping[str, int], removed: Sequence[int]) -> Counts:
-    return _widths(dense, [width - gone for width, gone in zip(dense.values(), removed, strict=True)])
+    return _widths(dense, [width - count for width, count in zip(dense.values(), removed, strict=True)])
 
 
 def _rounded_down(width: int, percent: int) -> int:
-    """``int(width * (1 - p))`` of the papers' code, in whole numbers."""
+    """Return ``int(width * (1 - p))`` of the papers' code, in whole numbers."""
     return width * (100 - percent) // 100
 
 
 def _first_convolutions(
     widths: Sequence[int], blocks: Sequence[int], percents: Sequence[int], skip: Collection[int] = ()
 ) -> Counts:
-    """The first convolution of every block loses its stage's percentage.
+    """Return counts where the first convolution of every block loses its stage's percentage.
 
-    ``skip``: blocks left whole, named as in PFEC's code by their first convolution's number among all convolutions of
-    the network (the stem is 1, so the blocks are 2, 4, 6, ...).
+    ``skip``: blocks that keep all, named as in PFEC's code by their first convolution's number among all convolutions
+    of the network (the stem is 1, so the blocks are 2, 4, 6, ...).
     """
-    found: Counts = {}
+    counts: Counts = {}
     number = 0
     for stage, (width, count, percent) in enumerate(zip(widths, blocks, percents, strict=True), start=1):
         for block in range(count):
             number += 2
             if percent and number not in skip:
-                found[f"layer{stage}.{block}.conv1"] = _rounded_down(width, percent)
-    return found
+                counts[f"layer{stage}.{block}.conv1"] = _rounded_down(width, percent)
+    return counts
 
 
 def _cifar(depth: int, percents: Sequence[int], skip: Collection[int] = ()) -> Counts:
@@ -80,13 +80,13 @@ def _stages(blocks: int, kept: Sequence[int]) -> Counts:
 
 
 def _bottlenecks(*percents: int) -> Mapping[str, Counts]:
-    """ResNet-50: the two inner convolutions of every block lose their stage's percentage."""
-    found: Counts = {}
+    """Return a plan of ResNet-50: the two inner convolutions of every block lose their stage's percentage."""
+    counts: Counts = {}
     for stage, (blocks, percent) in enumerate(zip((3, 4, 6, 3), percents, strict=True), start=1):
         for block in range(blocks):
             for layer in ("conv1", "conv2"):
-                found[f"layer{stage}.{block}.{layer}"] = _rounded_down(32 << stage, percent)
-    return {"torchvision:resnet50": found}
+                counts[f"layer{stage}.{block}.{layer}"] = _rounded_down(32 << stage, percent)
+    return {"torchvision:resnet50": counts}
 
 
 _R34, _R18 = (3, 4, 6, 3), (2, 2, 2, 2)

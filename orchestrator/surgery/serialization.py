@@ -1,4 +1,4 @@
-"""Pruned networks on disk: tensors in ``model.safetensors`` and what was cut in ``cut.json``, no pickle."""
+"""Pruned networks on disk: tensors in ``model.safetensors``, the cut in ``cut.json``, no pickle."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _FORMAT = 1
 
 
 class DamagedModel(PrunesweepError, ValueError):
-    """A saved network that is not whole, or not the one asked for."""
+    """Raised for a saved network that is incomplete, or not the expected one."""
 
 
 def save_pruned(folder: Path, model: nn.Module, cut: Mapping[str, Any]) -> None:
-    """Write a pruned network; ``cut`` holds what JSON can, and under ``kept`` the units that each channel group keeps.
+    """Write a pruned network; ``cut`` is plain JSON, with the units that each channel group keeps under ``kept``.
 
-    Of pruned weights ``kept`` is None: their zeros are saved with the others.
+    ``kept`` is None for pruned weights: their zeros are saved with the others.
 
-    Both files appear whole or not at all, ``cut.json`` last: where it stands beside the tensors it names, the save is
-    complete. Tensors are stored contiguous, on the CPU, and each by itself where the network shares them.
+    Both files are written atomically, ``cut.json`` last: where it matches the tensors, the save is complete. Tensors
+    are stored contiguous, on the CPU, and separately where the network shares them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _state(model).items()}
@@ -45,10 +45,11 @@ def save_pruned(folder: Path, model: nn.Module, cut: Mapping[str, Any]) -> None:
 
 
 def rebuild(dense_model: nn.Module, example: Tensor, folder: Path) -> nn.Module:
-    """The saved network: ``dense_model``, freshly built, cut the same way and given the saved tensors.
+    """Return the saved network: a copy of ``dense_model``, cut the same way, with the saved tensors.
 
-    ``example`` is a batch as the network takes it; the result is on the device of ``dense_model``, which is untouched.
-    Raises :class:`DamagedModel` where a file is missing, unreadable, not of the other's save, or of another network.
+    ``example`` is a batch as the network takes it; the result is on the device of ``dense_model``. Raises
+    :class:`DamagedModel` where a file is missing, unreadable, of another save than the other file, or of another
+    network.
     """
     described = _read_cut(folder / _CUT)
     path = folder / _TENSORS

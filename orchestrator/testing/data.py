@@ -1,4 +1,4 @@
-"""The promises every image set keeps, as tests to inherit."""
+"""Conformance suite of image sets: tests to inherit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from orchestrator.plugins import Registry
 class DataSuite:
     """Inherit it as ``Test...`` and parametrize the class over ``data_name``, or set ``name``.
 
-    ``data_params`` gives the parameters of a set that lies in files: override the fixture to write some.
+    ``data_params``: the parameters of the set; override the fixture where it needs files.
     """
 
     registry: ClassVar[Registry] = DATA
@@ -35,9 +35,9 @@ class DataSuite:
 
     @pytest.fixture
     def source(self, data_name: str, data_params: Mapping[str, Any]) -> Source:
-        made = self.registry.load(data_name)(**data_params)
-        assert isinstance(made, Source)
-        return made
+        source = self.registry.load(data_name)(**data_params)
+        assert isinstance(source, Source)
+        return source
 
     @pytest.fixture
     def opened(self, data_name: str, data_params: Mapping[str, Any], tmp_path: Path) -> ImageData:
@@ -53,9 +53,9 @@ class DataSuite:
                 assert 0 <= label < len(source.classes)
 
     def test_reading_twice_reads_the_same(self, source: Source) -> None:
-        for (one, label), (two, again) in zip(source.test(), source.test(), strict=True):
-            assert label == again
-            np.testing.assert_array_equal(one, two)
+        for (first, label), (second, label_again) in zip(source.test(), source.test(), strict=True):
+            assert label == label_again
+            np.testing.assert_array_equal(first, second)
 
     def test_opened_nothing_is_lost_or_mixed(self, source: Source, opened: ImageData) -> None:
         assert len(opened.train) + len(opened.val) == sum(1 for _ in source.train())
@@ -66,13 +66,13 @@ class DataSuite:
         np.testing.assert_array_equal(opened.test.images[0].permute(1, 2, 0).numpy(), first)
 
     def test_batches_are_normalised_and_complete(self, opened: ImageData) -> None:
-        seen = 0
+        images = 0
         for inputs, labels in batches(opened.test, 5, data=opened, generator=None, augment=False):
             assert inputs.dtype == torch.float32
             assert inputs.shape[1:] == (opened.channels, opened.size, opened.size)
             assert bool(inputs.isfinite().all())
-            seen += len(labels)
-        assert seen == len(opened.test)
+            images += len(labels)
+        assert images == len(opened.test)
 
     def test_what_the_source_says_is_what_it_is(self, data_name: str, data_params: Mapping[str, Any]) -> None:
         described = self.registry.describe(data_name)

@@ -62,12 +62,18 @@ def decide(registry: Registry, name: str, kind: str, granularity: str, again: in
     data, dense = images(), network(kind)
     baseline = Baseline(epochs=2, lr=0.05, batch_size=BATCH_SIZE)
     if method.trains:
-        seen, held_out = hold_out(data, method.held_out())
-        schedule = dense_schedule(baseline, steps_per_epoch(seen, BATCH_SIZE))
+        training_data, held_out = hold_out(data, method.held_out())
+        schedule = dense_schedule(baseline, steps_per_epoch(training_data, BATCH_SIZE))
         task = task_for(model, granularity, data, dense, schedule.steps, held_out)
         recipe = Recipe(schedule, BATCH_SIZE, weight_decay=1e-4)
         scores, _ = train_with_method(
-            method, model, task, seen, recipe, generator=generator_for(0, "suite"), report=lambda row, epochs: None
+            method,
+            model,
+            task,
+            training_data,
+            recipe,
+            generator=generator_for(0, "suite"),
+            report=lambda row, epochs: None,
         )
         trained, method, model = model, registry.load(name)(), network(kind)
         model.load_state_dict(state_of(trained))

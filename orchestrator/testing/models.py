@@ -1,4 +1,4 @@
-"""The promises every network keeps, as tests to inherit."""
+"""Conformance suite of models: tests to inherit."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from orchestrator.surgery.cutting import cut
 from orchestrator.surgery.groups import channel_groups
 from orchestrator.surgery.masks import mask_channels
 from orchestrator.surgery.selection import select_channels
-from orchestrator.testing.networks import settle
+from orchestrator.testing.networks import randomize_norms
 
 CLASSES = 7
 SIZES = (32, 64, 128, 224)
 
 
 @cache
-def made(name: str, channels: int) -> tuple[nn.Module, torch.Tensor]:
-    """The network for the smallest of `SIZES` that it takes, and an empty image."""
+def built(name: str, channels: int) -> tuple[nn.Module, torch.Tensor]:
+    """Return the network for the smallest of `SIZES` that it takes, and an empty image."""
     for size in SIZES:
         torch.manual_seed(0)
         try:
             model = build(name, {}, classes=CLASSES, channels=channels, size=size)
         except ModelError:
             continue
-        return settle(model), torch.zeros(1, channels, size, size)
+        return randomize_norms(model), torch.zeros(1, channels, size, size)
     raise AssertionError(f"{name} takes none of {SIZES} pixels")
 
 
@@ -50,12 +50,12 @@ class ModelSuite:
 
     @pytest.mark.parametrize("channels", [1, 3])
     def test_it_follows_the_data(self, model_name: str, channels: int) -> None:
-        model, example = made(model_name, channels)
+        model, example = built(model_name, channels)
         with torch.no_grad():
             assert model.eval()(example.repeat(2, 1, 1, 1)).shape == (2, CLASSES)
 
     def test_the_same_seed_makes_the_same_weights(self, model_name: str) -> None:
-        _, example = made(model_name, 3)
+        _, example = built(model_name, 3)
         states = []
         for seed in (5, 5, 6):
             torch.manual_seed(seed)
@@ -65,8 +65,8 @@ class ModelSuite:
         assert not all(torch.equal(value, states[2][key]) for key, value in states[0].items())
 
     def test_its_channels_can_be_cut(self, model_name: str) -> None:
-        """Half of the MACs go, by random scores; the cut network computes what the masked one does."""
-        model, example = made(model_name, 3)
+        """Half of the MACs are removed, by random scores; the cut network computes what the masked one does."""
+        model, example = built(model_name, 3)
         groups = channel_groups(model, example)
         assert groups
         generator = torch.Generator().manual_seed(0)
@@ -77,8 +77,8 @@ class ModelSuite:
         assert 1 - count_macs(pruned, example) / count_macs(model, example) == pytest.approx(0.5, abs=0.01)
         inputs = torch.randn(2, *example.shape[1:], generator=generator)
         with torch.no_grad():
-            expected, found = mask_channels(model, groups, selection).eval()(inputs), pruned(inputs)
-        assert float((found - expected).abs().max()) <= 1e-4 * max(1.0, float(expected.abs().max()))
+            expected, actual = mask_channels(model, groups, selection).eval()(inputs), pruned(inputs)
+        assert float((actual - expected).abs().max()) <= 1e-4 * max(1.0, float(expected.abs().max()))
 
     def test_what_the_source_says_is_what_it_is(self, model_name: str) -> None:
         described = self.registry.describe(model_name)

@@ -1,4 +1,4 @@
-"""Tiny networks and images: small enough to prune in milliseconds, and of every shape that pruning finds hard."""
+"""Tiny networks and images: pruned in milliseconds, with the connections that are difficult to prune."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Chain(nn.Module):
 
 
 class Residual(nn.Module):
-    """A block whose output is added to its input: both must lose the same channels."""
+    """A block whose output is added to its input: both lose the same channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Residual(nn.Module):
 
 
 class Concatenating(nn.Module):
-    """Two branches side by side: the reader's input channels come from both."""
+    """Two concatenated branches: the next layer's input channels come from both."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,24 +101,24 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def network(kind: str, seed: int = 0) -> nn.Module:
-    """A network of `NETWORKS` with its norms' statistics and scales away from their first values."""
+    """Return a network of `NETWORKS` with random norm statistics and scales."""
     torch.manual_seed(seed)
-    return settle(NETWORKS[kind]())
+    return randomize_norms(NETWORKS[kind]())
 
 
-def settle(made: nn.Module) -> nn.Module:
-    """Give batch-norms statistics and scales away from their first values, as training would."""
-    for module in made.modules():
+def randomize_norms(model: nn.Module) -> nn.Module:
+    """Give batch-norms random statistics and scales, as after training."""
+    for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.3)
             module.running_mean = torch.randn_like(module.bias) * 0.1
             module.running_var = torch.rand_like(module.bias) + 0.5
-    return made
+    return model
 
 
 def images(count: int = 96, seed: int = 0) -> ImageData:
-    """Images that can be told apart: each class has a bright quarter of its own."""
+    """Return images with separable classes: each has a bright quarter of its own."""
     generator = torch.Generator().manual_seed(seed)
 
     def split(n: int) -> Split:

@@ -1,4 +1,4 @@
-"""The promises every retraining schedule keeps, as tests to inherit."""
+"""Conformance suite of retraining schedules: tests to inherit."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ Case = tuple[Baseline, Budget, Schedule]
 
 
 def values(schedule: Schedule) -> list[tuple[float, float]]:
-    """Rate and momentum of every step, in order."""
+    """Return the rate and momentum of every step, in order."""
     return [(schedule.lr_at(step), schedule.momentum_at(step)) for step in range(schedule.steps)]
 
 
 class ScheduleSuite:
     """Inherit it as ``Test...`` and set ``name``, or parametrize the class over ``schedule_name``.
 
-    The name is looked up in ``registry``; every parameter of the schedule has its default.
+    The name is looked up in ``registry``; the tests use the default of every parameter.
     """
 
     registry: ClassVar[Registry] = SCHEDULES
@@ -64,8 +64,8 @@ class ScheduleSuite:
 
     @pytest.fixture
     def make(self, schedule_name: str) -> Make:
-        found: Make = self.registry.load(schedule_name)
-        return found
+        make: Make = self.registry.load(schedule_name)
+        return make
 
     @pytest.fixture
     def cases(self, make: Make) -> list[Case]:
@@ -74,7 +74,7 @@ class ScheduleSuite:
         ]
 
     def test_length_is_the_budget(self, cases: list[Case]) -> None:
-        """Retraining takes the budget's epochs; only a training from new weights counts its own."""
+        """Retraining takes the budget's epochs; only a training from new weights has its own number."""
         for baseline, budget, schedule in cases:
             assert isinstance(schedule, Schedule)
             assert schedule.steps_per_epoch == budget.steps_per_epoch, (baseline, budget)
@@ -94,7 +94,7 @@ class ScheduleSuite:
             assert all(0 <= momentum < 1 for _, momentum in values(schedule)), (baseline, budget)
 
     def test_pure(self, make: Make, cases: list[Case]) -> None:
-        """The same values from a second call, and whatever the order of the steps."""
+        """A second call returns the same values, in any order of the steps."""
         for baseline, budget, schedule in cases:
             expected = values(schedule)
             again = make(baseline, budget)
@@ -109,16 +109,16 @@ class ScheduleSuite:
             assert values(copy) == values(schedule), (baseline, budget)
 
     def test_description_is_the_signature(self, schedule_name: str, make: Make) -> None:
-        """What is read from the source is what a call accepts, and every default passes its own check."""
+        """The description from the source is the signature, and every default is valid."""
         described = self.registry.describe(schedule_name)
-        taken = {
+        accepted = {
             name: parameter
             for name, parameter in inspect.signature(make).parameters.items()
             if name not in self.registry.supplied and parameter.kind is not inspect.Parameter.VAR_KEYWORD
         }
-        assert [p.name for p in described.parameters] == list(taken)
+        assert [p.name for p in described.parameters] == list(accepted)
         for parameter in described.parameters:
-            actual = taken[parameter.name]
+            actual = accepted[parameter.name]
             assert parameter.default == actual.default
             assert type(parameter.default) is type(actual.default)
             if isinstance(actual.annotation, str):  # annotations are strings where the module postpones them

@@ -28,7 +28,7 @@ from orchestrator.trial.stage_cache import StageOutput, once, state_of
 
 
 def baseline(context: Context) -> tuple[StageOutput, bool]:
-    """The dense network: weights, and its accuracy on the test set (measured here, once)."""
+    """Return the dense network: weights, and its accuracy on the test set, which is measured here only."""
 
     def compute(checkpoint: Checkpoint) -> StageOutput:
         started = time.perf_counter()
@@ -46,7 +46,7 @@ def baseline(context: Context) -> tuple[StageOutput, bool]:
 
 
 def sparse_training(context: Context) -> tuple[StageOutput, bool]:
-    """A network trained together with its method: weights with gates folded in, and scores."""
+    """Return a network trained together with its method: weights with gates folded in, and scores."""
     method = context.method()
     spec = context.spec
 
@@ -71,7 +71,7 @@ def sparse_training(context: Context) -> tuple[StageOutput, bool]:
 
 
 def importance(context: Context) -> tuple[StageOutput, bool]:
-    """The scores of the dense network's channels or weights."""
+    """Return the scores of the dense network's channels or weights."""
 
     def compute(checkpoint: Checkpoint) -> StageOutput:
         dense, _ = baseline(context)
@@ -85,7 +85,7 @@ def importance(context: Context) -> tuple[StageOutput, bool]:
 
 
 def step(context: Context) -> tuple[StageOutput, bool]:
-    """One intermediate step of iterative pruning: the network pruned to the trial's target and retrained.
+    """Return the network of one intermediate step of iterative pruning: pruned to the trial's target and retrained.
 
     ``context.spec`` is that of the step (`TrialSpec.at_step`); the steps before it are stages of their own.
     """
@@ -102,7 +102,7 @@ def step(context: Context) -> tuple[StageOutput, bool]:
 
 @dataclass(frozen=True)
 class Pruned:
-    """A network right after pruning, and all that its record needs."""
+    """A network right after pruning, with everything that its record needs."""
 
     dense: nn.Module
     network: nn.Module
@@ -119,17 +119,18 @@ class Pruned:
 
 
 def prune(context: Context) -> Pruned:
-    """Baseline -> method -> selection -> cut, from the last step where pruning is iterative."""
+    """Run baseline -> method -> selection -> cut, from the last step where pruning is iterative."""
     spec = context.spec
     seconds: dict[str, float] = {}
     rows: list[EpochRow] = []
     reused: list[str] = []
 
-    def take(name: str, found: tuple[StageOutput, bool]) -> StageOutput:
-        output, was_there = found
+    def take(name: str, stage: tuple[StageOutput, bool]) -> StageOutput:
+        """Add a stage's time and epochs to the record, and return its output."""
+        output, was_cached = stage
         seconds[name] = seconds.get(name, 0.0) + output.seconds
         rows.extend(output.epochs)
-        if was_there and name not in reused:
+        if was_cached and name not in reused:
             reused.append(name)
         return output
 
@@ -178,8 +179,8 @@ def retrain(
         spec.retrain, spec.baseline, steps_per_epoch=steps_per_epoch(data, batch_size), macs_ratio=macs_ratio
     )
     if schedule.reset_weights:
-        # The pruned architecture with new weights: what is cut is a new dense network, so every model keeps its own
-        # way of drawing first weights.
+        # The pruned architecture with new weights: a new dense network is cut, so that every model initializes its own
+        # weights.
         network = context.fresh_model("scratch")
         if isinstance(pruned.selection, WeightSelection):
             network = apply_weight_masks(network, WeightSelection(pruned.selection.masks))
@@ -202,12 +203,12 @@ def retrain(
 
 
 def spent(started: float, rows: Sequence[EpochRow]) -> float:
-    """Seconds since ``started``, or those of all epochs where some were trained before an interruption."""
+    """Return the seconds since ``started``, or those of all epochs where some were trained before an interruption."""
     return max(time.perf_counter() - started, sum(row.seconds for row in rows))
 
 
 class FixedMask:
-    """Keeps removed weights at zero while the others are retrained."""
+    """A training hook that keeps removed weights at zero while the others are retrained."""
 
     task_loss_weight = 1.0
     gradient_clip = None
@@ -232,24 +233,24 @@ class FixedMask:
 def _for_step(
     scores: Scores, task: PruneTask, network: nn.Module, dense: nn.Module, context: Context
 ) -> tuple[Scores, PruneTask]:
-    """Scores and target for a network that has lost some already: what is gone stays gone, shares are of the dense."""
+    """Return scores and target for a network pruned in earlier steps: zeros score lowest, shares are of the dense."""
     target = task.target
     if target.granularity == "weights":
         parameters = dict(network.named_parameters())
-        gone_first = {
+        zeros_lowest = {
             name: torch.where(parameters[name] == 0, score.min() - 1, score) for name, score in scores.items()
         }
-        return gone_first, task
+        return zeros_lowest, task
     if target.sparsity is None or target.quantity == "weights":
         return scores, task
     whole = context.task(dense, {}).costs.dense(target.quantity)
-    left = task.costs.dense(target.quantity)
-    share = max(0.0, 1 - (1 - target.sparsity) * whole / left)
+    remaining = task.costs.dense(target.quantity)
+    share = max(0.0, 1 - (1 - target.sparsity) * whole / remaining)
     return scores, replace(task, target=target.model_copy(update={"sparsity": share}))
 
 
 def _fingerprint(pruned: Pruned) -> str:
-    """What was kept: a checkpoint of another choice of the same size must not be taken for this one's."""
+    """Return a digest of the selection: a checkpoint of another selection of the same size must not be used."""
     digest = hashlib.sha256(json.dumps(pruned.kept).encode())
     if isinstance(pruned.selection, WeightSelection):
         for name, mask in pruned.selection.masks.items():
@@ -259,7 +260,7 @@ def _fingerprint(pruned: Pruned) -> str:
 
 
 def _cut_again(context: Context, kept: dict[str, list[int]] | None) -> nn.Module:
-    """A new network of the shape that earlier steps left."""
+    """Return a new network of the shape after the earlier steps."""
     model = context.fresh_model()
     return model if kept is None else cut(model, context.example, ChannelSelection(_kept_units(kept)))
 
@@ -269,12 +270,12 @@ def _kept_units(kept: dict[str, list[int]] | None) -> dict[str, tuple[int, ...]]
 
 
 def _composed(before: dict[str, list[int]], selection: ChannelSelection) -> dict[str, list[int]]:
-    """What is kept of the dense network, after earlier steps and this one."""
-    now = {
+    """Return the units kept of the dense network after earlier steps and this one."""
+    composed = {
         name: [before[name][unit] for unit in units] if name in before else list(units)
         for name, units in selection.kept.items()
     }
-    return {**before, **now}
+    return {**before, **composed}
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

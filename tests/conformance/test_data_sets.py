@@ -1,4 +1,4 @@
-"""Every image set of the table keeps the suite's promises, on tiny files in its own format."""
+"""Every image set of the table passes the conformance suite, on tiny files in its own format."""
 
 import hashlib
 import io

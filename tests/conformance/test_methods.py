@@ -1,4 +1,4 @@
-"""Every method of the table keeps the suite's promises."""
+"""Every method of the table passes the conformance suite."""
 
 import pytest
 

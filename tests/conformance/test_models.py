@@ -1,4 +1,4 @@
-"""Every network of the table keeps the suite's promises."""
+"""Every network of the table passes the conformance suite."""
 
 import pytest
 

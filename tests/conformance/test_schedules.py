@@ -1,4 +1,4 @@
-"""Every retraining schedule of the table keeps the suite's promises."""
+"""Every retraining schedule of the table passes the conformance suite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every kind of store keeps the suite's promises."""
+"""Every kind of store passes the conformance suite."""
 
 from pathlib import Path
 

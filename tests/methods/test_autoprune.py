@@ -39,8 +39,8 @@ def test_m_moves_by_the_formula(surrogate: str, above: float, below: float) -> N
     task = task_of(model, TRAINING, loss=total, validation=VALIDATION)
     method = AutoPrune(surrogate=surrogate, alpha=0.2, eta=0.1, mu=0.01)  # type: ignore[arg-type]
     method.prepare(model, task)
-    (switch,) = method._switches
-    switch.m = torch.tensor([[1.0, -1.0]])
+    (mask,) = method._masks
+    mask.m = torch.tensor([[1.0, -1.0]])
     method.after_step(model)
     by_hand = [[1 - 0.1 * above * (1 + 0.01), -1 - 0.1 * below * (-3 + 0.01)]]
     torch.testing.assert_close(method.scores(model, task)["weight"], torch.tensor(by_hand))
@@ -53,8 +53,8 @@ def test_an_unused_weight_returns_with_its_value(surrogate: str, returns: bool) 
     task = task_of(model, TRAINING, loss=total, validation=VALIDATION)
     method = AutoPrune(surrogate=surrogate, eta=0.1, mu=0.01)  # type: ignore[arg-type]
     method.prepare(model, task)
-    (switch,) = method._switches
-    switch.m = torch.tensor([[0.5, -0.01]])
+    (mask,) = method._masks
+    mask.m = torch.tensor([[0.5, -0.01]])
     assert float(model(TRAINING[0][0]).detach()) == 0.5
     method.after_step(model)  # the loss wants weight 1 further from 0: dL/dt sgn(w) = -3
     assert float(model(TRAINING[0][0]).detach()) == (-1.5 if returns else 0.5)
@@ -66,7 +66,7 @@ def test_only_weights_in_use_learn_from_the_task() -> None:
     task = task_of(model, TRAINING, loss=total, validation=VALIDATION)
     method = AutoPrune(eta=1e-9, l2=0.1, l1=0.01)
     method.prepare(model, task)
-    method._switches[0].m = torch.tensor([[1.0, -1.0]])
+    method._masks[0].m = torch.tensor([[1.0, -1.0]])
     step_of(model, method, torch.optim.SGD(model.parameters(), lr=1.0), TRAINING[0], task)
     expected = [[0.5 - (1 + 0.1 + 0.01), -2.0 - (0 - 0.4 - 0.01)]]
     torch.testing.assert_close(model.weight.detach(), torch.tensor(expected))
@@ -151,7 +151,7 @@ def test_a_gated_network_is_the_cut_network() -> None:
     task = task_of(model, images, quantity="macs")
     method = AutoPrune()
     method.prepare(model, task)
-    method._switches[0].m = torch.tensor([-0.5, 0.5])
+    method._masks[0].m = torch.tensor([-0.5, 0.5])
     gated = model.eval()(images[0][0])
     selection = decide(method, model, task)
     assert isinstance(selection, ChannelSelection)
@@ -169,5 +169,5 @@ def test_costs_by_macs_have_a_mean_of_one() -> None:
     # A first filter: 9 x 64 of its own and 6 x 9 x 4 read; a second: 36 x 4 and 2 x 4 read.
     macs = {4: 9 * 64 + 6 * 9 * 4, 6: 36 * 4 + 2 * 4}
     mean = (4 * macs[4] + 6 * macs[6]) / 10
-    for switch in method._switches:
-        assert switch.cost == pytest.approx(macs[len(switch.m)] / mean)
+    for mask in method._masks:
+        assert mask.cost == pytest.approx(macs[len(mask.m)] / mean)

@@ -73,17 +73,17 @@ def test_the_loss_is_distillation_and_weighted_aliveness() -> None:
     method.prepare(model, task)
     inputs, targets = BATCHES[0]
     logits = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
-    found = method.penalty(model, Batch(inputs, targets, logits))
+    penalty = method.penalty(model, Batch(inputs, targets, logits))
     p, q = (F.softmax(x / 4, 1) for x in (teacher.eval()(inputs), logits))
-    assert found is not None
-    assert found.item() == pytest.approx(0.9 * 16 * (p * (p / q).log()).sum(1).mean().item(), rel=1e-4)
+    assert penalty is not None
+    assert penalty.item() == pytest.approx(0.9 * 16 * (p * (p / q).log()).sum(1).mean().item(), rel=1e-4)
     method.penalty_weight = 0.8
     weighed = method.penalty(model, Batch(inputs, targets, logits))
     assert weighed is not None
     areas = torch.tensor([64.0] * 12 + [16.0] * 16 + [1.0] * 20)
     alive = (areas * torch.sigmoid(method._gates.values - 0.667 * math.log(1 / 11))).sum().item()
     r = (areas.sum().item() - method._bounds()[0]) / (1.01 * areas.sum().item() - method._bounds()[0])
-    assert (weighed - found).item() == pytest.approx(0.8 / 8 * r * r / (1 - r) * alive, rel=1e-2)
+    assert (weighed - penalty).item() == pytest.approx(0.8 / 8 * r * r / (1 - r) * alive, rel=1e-2)
 
 
 def test_the_budget_is_the_volume_of_the_evenly_pruned_network() -> None:

@@ -1,4 +1,4 @@
-"""DCP: norms of gradients, extra losses, and channels added one by one."""
+"""DCP: norms of gradients, auxiliary losses, and channels added one by one."""
 
 import dataclasses
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from weight_tasks import decide, task_of
 
-from orchestrator.methods.learned.dcp.extra_losses import ExtraLosses, head_places, head_weights
-from orchestrator.methods.learned.dcp.method import DCP, enough
-from orchestrator.methods.learned.dcp.readers import Readers
+from orchestrator.methods.learned.dcp.auxiliary_losses import AuxiliaryLosses, head_positions, head_weights
+from orchestrator.methods.learned.dcp.consumers import Consumers
+from orchestrator.methods.learned.dcp.method import DCP, converged
 from orchestrator.testing.networks import network
 from orchestrator.training.loop import Batch
 
@@ -36,9 +36,9 @@ class Reading(nn.Module):
 X = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 2.0]]).view(2, 3, 1, 1)
 
 
-def readers_of(model: Reading) -> Readers:
+def consumers_of(model: Reading) -> Consumers:
     (group,) = task_of(model, [(X, torch.tensor([0, 1]))], quantity="macs").groups
-    return Readers(model, group)
+    return Consumers(model, group)
 
 
 def half_distance(model: Reading) -> Tensor:
@@ -47,38 +47,38 @@ def half_distance(model: Reading) -> Tensor:
 
 def test_the_channel_with_the_largest_gradient_is_not_the_one_with_the_largest_weights() -> None:
     model = Reading()
-    readers = readers_of(model)
+    consumers = consumers_of(model)
     assert not model.read.weight.any()
-    gradients, loss = readers.gradient([lambda: half_distance(model)])
+    gradients, loss = consumers.gradient([lambda: half_distance(model)])
     assert loss == pytest.approx(10 / 8)
     expected = torch.tensor([[-0.5, -0.25, -1.5], [-0.25, -0.5, -1.5]])
     torch.testing.assert_close(gradients[0].flatten(1), expected)
-    assert readers.norms(gradients, "paper").tolist() == pytest.approx([0.559, 0.559, 2.121], abs=1e-3)
-    assert readers.norms(gradients, "code").tolist() == pytest.approx([0.75, 0.75, 3.0])
+    assert consumers.norms(gradients, "paper").tolist() == pytest.approx([0.559, 0.559, 2.121], abs=1e-3)
+    assert consumers.norms(gradients, "code").tolist() == pytest.approx([0.75, 0.75, 3.0])
 
 
 def test_kernel_norms_and_frobenius_norms_can_disagree() -> None:
-    readers = readers_of(Reading())
+    consumers = consumers_of(Reading())
     gradient = torch.tensor([[3.0, 2.0, 0.0], [0.0, 2.0, 0.0]]).view(2, 3, 1, 1)
-    assert readers.norms([gradient], "paper").tolist() == pytest.approx([3, 8**0.5, 0])
-    assert readers.norms([gradient], "code").tolist() == pytest.approx([3, 4, 0])
+    assert consumers.norms([gradient], "paper").tolist() == pytest.approx([3, 8**0.5, 0])
+    assert consumers.norms([gradient], "code").tolist() == pytest.approx([3, 4, 0])
 
 
 def test_with_all_channels_back_nothing_is_lost() -> None:
     model = Reading()
-    readers = readers_of(model)
-    readers.add(torch.tensor([2]))
+    consumers = consumers_of(model)
+    consumers.add(torch.tensor([2]))
     assert model.read.weight.flatten(1).tolist() == [[0, 0, 0.5], [0, 0, 0.5]]
-    readers.add(torch.tensor([0, 1]))
+    consumers.add(torch.tensor([0, 1]))
     assert half_distance(model).item() == 0
 
 
 def test_only_weights_of_chosen_channels_are_trained() -> None:
     model = Reading()
-    readers = readers_of(model)
-    readers.add(torch.tensor([2]))
+    consumers = consumers_of(model)
+    consumers.add(torch.tensor([2]))
     before = half_distance(model).item()
-    readers.train([lambda: half_distance(model)] * 3, lr=0.1, momentum=0.9, decay=1e-4)
+    consumers.train([lambda: half_distance(model)] * 3, lr=0.1, momentum=0.9, decay=1e-4)
     assert half_distance(model).item() < before
     assert not model.read.weight[:, :2].any()
 
@@ -88,39 +88,41 @@ def test_a_reader_of_two_groups_keeps_the_other_groups_weights() -> None:
     groups = task_of(model, BATCHES, quantity="macs").groups
     left = next(group for group in groups if group.name == "left")
     before = model.reader.weight.detach().clone()
-    Readers(model, left)
+    Consumers(model, left)
     assert not model.reader.weight[:, :10].any()
     assert torch.equal(model.reader.weight[:, 10:], before[:, 10:])
 
 
-def test_extra_losses_weigh_by_the_square_of_their_depth() -> None:
+def test_auxiliary_losses_weigh_by_the_square_of_their_depth() -> None:
     assert head_weights([15, 29, 43]) == pytest.approx([0.1217, 0.4548, 1], abs=1e-4)
     assert head_weights([1, 43]) == [0.01, 1]
-    assert head_places(55, 3) == [14, 28, 42]
-    assert head_places(2, 3) == [1]
-    assert head_places(9, 0) == []
+    assert head_positions(55, 3) == [14, 28, 42]
+    assert head_positions(2, 3) == [1]
+    assert head_positions(9, 0) == []
 
 
 def test_the_adaptive_rule_stops_when_the_loss_falls_no_more() -> None:
-    assert not enough([1.0], 1e-3)
-    assert not enough([1.0, 0.5], 1e-3)
-    assert enough([1.0, 0.5, 0.4995], 1e-3)
+    assert not converged([1.0], 1e-3)
+    assert not converged([1.0, 0.5], 1e-3)
+    assert converged([1.0, 0.5, 0.4995], 1e-3)
 
 
-def test_a_layer_is_judged_by_the_next_extra_loss_behind_it() -> None:
+def test_a_layer_is_judged_by_the_next_auxiliary_loss_behind_it() -> None:
     model = network("residual")
-    extra = ExtraLosses(model, torch.zeros(1, 3, 8, 8), heads=1)
-    assert extra.sites == ["conv1"]  # of stem, conv1, conv2
-    found = extra.next_behind(["conv1"])
-    assert found is not None
-    assert found[0] == "conv1"
-    assert extra.next_behind(["conv1", "fc"]) is None
+    auxiliary = AuxiliaryLosses(model, torch.zeros(1, 3, 8, 8), heads=1)
+    assert auxiliary.sites == ["conv1"]  # of stem, conv1, conv2
+    next_head = auxiliary.next_behind(["conv1"])
+    assert next_head is not None
+    assert next_head[0] == "conv1"
+    assert auxiliary.next_behind(["conv1", "fc"]) is None
     logits = model(BATCHES[0][0])
-    by_hand = F.cross_entropy(extra.heads[0](model.conv1(F.relu(model.norm(model.stem(BATCHES[0][0]))))), BATCHES[0][1])
-    loss = extra.weighted(Batch(*BATCHES[0], logits).targets)
+    by_hand = F.cross_entropy(
+        auxiliary.heads[0](model.conv1(F.relu(model.norm(model.stem(BATCHES[0][0]))))), BATCHES[0][1]
+    )
+    loss = auxiliary.weighted(Batch(*BATCHES[0], logits).targets)
     assert loss is not None
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-4)
-    extra.detach()
+    auxiliary.detach()
 
 
 def test_useful_channels_are_added_first_and_their_trained_weights_stay() -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from weight_tasks import decide
 
 from orchestrator.methods.base import PruneTask
-from orchestrator.methods.dynamic.fpgm import FPGM, chosen, distance_sums
+from orchestrator.methods.dynamic.fpgm import FPGM, distance_sums, units_to_zero
 from orchestrator.spec.trial import Target
 from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.groups import channel_groups
@@ -63,14 +63,14 @@ def test_distances_to_all_others() -> None:
 def test_distance_norm_and_mix_choose_different_filters(count: int, norm_share: float, gone: list[int]) -> None:
     model = net(FIVE)
     (group,) = task(model, sparsity=0.4).groups
-    assert sorted(chosen(model, group, count, norm_share).tolist()) == sorted(gone)
+    assert sorted(units_to_zero(model, group, count, norm_share).tolist()) == sorted(gone)
 
 
 def test_the_mix_measures_distances_among_the_rest_only() -> None:
     """5 is the middle of all, 9 that of 5, 9 and 10."""
     model = net(torch.tensor([[0.1, 0.0], [-0.1, 0.0], [5.0, 0.0], [9.0, 0.0], [10.0, 0.0]]))
     (group,) = task(model, sparsity=0.4).groups
-    assert chosen(model, group, 3, 0.67).tolist() == [0, 1, 3]
+    assert units_to_zero(model, group, 3, 0.67).tolist() == [0, 1, 3]
 
 
 def test_a_common_shift_does_not_change_the_choice() -> None:
@@ -79,7 +79,7 @@ def test_a_common_shift_does_not_change_the_choice() -> None:
     for shift in (torch.zeros(2), torch.tensor([5.0, -3.0])):
         model = net(filters + shift)
         (group,) = task(model, sparsity=0.4).groups
-        choices.append([sorted(chosen(model, group, 6, share).tolist()) for share in (0.0, 1.0)])
+        choices.append([sorted(units_to_zero(model, group, 6, share).tolist()) for share in (0.0, 1.0)])
     assert choices[0][0] == choices[1][0]
     assert choices[0][1] != choices[1][1]  # the norm's does
 

@@ -80,22 +80,22 @@ def weights(count: int, seed: int = 0) -> Tensor:
 
 
 def test_the_pattern_of_a_linear_filter_is_the_filter() -> None:
-    wanted = weights(5)
-    wanted -= wanted.mean((1, 2, 3), keepdim=True)
-    found = patterns_of(Linear(wanted), shared_start(EXAMPLE, torch.Generator().manual_seed(0)))
-    torch.testing.assert_close(found.mean(1), torch.zeros(5), atol=1e-6, rtol=0)
-    torch.testing.assert_close(found.square().mean(1), torch.ones(5))
-    assert F.cosine_similarity(found, wanted.flatten(1)).min() > 0.999
+    filters = weights(5)
+    filters -= filters.mean((1, 2, 3), keepdim=True)
+    patterns = patterns_of(Linear(filters), shared_start(EXAMPLE, torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(patterns.mean(1), torch.zeros(5), atol=1e-6, rtol=0)
+    torch.testing.assert_close(patterns.square().mean(1), torch.ones(5))
+    assert F.cosine_similarity(patterns, filters.flatten(1)).min() > 0.999
 
 
 def test_a_negative_scale_of_batch_norm_turns_the_pattern_around() -> None:
-    wanted = weights(4)
-    wanted -= wanted.mean((1, 2, 3), keepdim=True)
-    model = Linear(wanted, norm=True)
+    filters = weights(4)
+    filters -= filters.mean((1, 2, 3), keepdim=True)
+    model = Linear(filters, norm=True)
     nn.init.constant_(model.norm.weight, -0.3)
     model.train()
-    found = patterns_of(model, shared_start(EXAMPLE, torch.Generator().manual_seed(0)))
-    assert F.cosine_similarity(found, wanted.flatten(1)).max() < -0.999
+    patterns = patterns_of(model, shared_start(EXAMPLE, torch.Generator().manual_seed(0)))
+    assert F.cosine_similarity(patterns, filters.flatten(1)).max() < -0.999
     assert model.training
     assert model.norm.num_batches_tracked == 0  # statistics are those of the network, not of the patterns
     assert not model.norm._forward_hooks
@@ -118,7 +118,7 @@ def test_contribution_is_the_mean_change_of_the_true_logit(norm: bool) -> None:
     if norm:
         nn.init.uniform_(model[1].weight, 0.5, 1.5)
     job = task(model, EXAMPLE.double())
-    found = contribution_index(model, job.groups, job.calibration())["0"]
+    contribution = contribution_index(model, job.groups, job.calibration())["0"]
     site, step, expected = (1 if norm else 0), 1e-6, torch.zeros(3, dtype=torch.float64)
     with torch.no_grad():
         for images, targets in job.calibration():
@@ -128,19 +128,19 @@ def test_contribution_is_the_mean_change_of_the_true_logit(norm: bool) -> None:
                     for x in range(4):
                         moved = []
                         for sign in (1, -1):
-                            there = maps.clone()
-                            there[:, channel, y, x] += sign * step
-                            moved.append(model[site + 1 :](there).gather(1, targets[:, None]))
+                            changed = maps.clone()
+                            changed[:, channel, y, x] += sign * step
+                            moved.append(model[site + 1 :](changed).gather(1, targets[:, None]))
                         expected[channel] += ((moved[0] - moved[1]) / (2 * step)).abs().sum() / 16 / 6
-    torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-5)
+    torch.testing.assert_close(contribution, expected, atol=1e-7, rtol=1e-5)
 
 
 def test_contribution_does_not_change_with_activations_in_place() -> None:
     plain, inplace = (chain(inplace=inplace) for inplace in (False, True))
     job = task(plain)
-    one, two = (contribution_index(m, job.groups, job.calibration()) for m in (plain, inplace))
-    assert one.keys() == two.keys() == {"0", "3"}
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    first, second = (contribution_index(m, job.groups, job.calibration()) for m in (plain, inplace))
+    assert first.keys() == second.keys() == {"0", "3"}
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_filters_of_one_family_are_one_cluster() -> None:
@@ -181,14 +181,14 @@ def directly(labels: list[int], contribution: list[float], count: int) -> set[in
 def scores_of(model: nn.Module, seed: int) -> dict[str, Tensor]:
     """Scores as the method gives them, with random clusters and contributions."""
     generator = torch.Generator().manual_seed(seed)
-    found: dict[str, Tensor] = {}
+    scores: dict[str, Tensor] = {}
     for group in channel_groups(model, EXAMPLE):
         labels = torch.randint(0, 5, (group.size,), generator=generator).unique(return_inverse=True)[1]
         contribution = torch.randint(0, 9, (group.size,), generator=generator) / 8  # with ties
-        found[f"clusters/{group.name}"] = labels.float()  # what is stored is float
-        found[f"contribution/{group.name}"] = contribution
-        found[group.name] = torch.rand(group.size, generator=generator)
-    return found
+        scores[f"clusters/{group.name}"] = labels.float()  # what is stored is float
+        scores[f"contribution/{group.name}"] = contribution
+        scores[group.name] = torch.rand(group.size, generator=generator)
+    return scores
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -20,14 +20,14 @@ BATCHES = [(torch.rand(8, 3, 8, 8, generator=GENERATOR), torch.arange(8) % 4) fo
 
 def updates(start: float, count: int, *, weight: float, rates: list[float], momentum: bool = True) -> list[float]:
     """Gates by FISTA without a gradient from data: the code's gradient holds weight * sign(m)."""
-    now, before, a, found = torch.tensor([start]), torch.tensor([start]), None, []
+    now, before, a, gates = torch.tensor([start]), torch.tensor([start]), None, []
     for update in range(count):
         factor, a = (0.0, 1.0) if a is None else momenta(a)
         factor = factor if momentum else 0.0
         after = fista(now, before, weight * now.sign(), momentum=factor, rate=rates[update], weight=weight)
         now, before = after, now
-        found.append(float(now))
-    return found
+        gates.append(float(now))
+    return gates
 
 
 def test_the_first_updates_by_hand() -> None:
@@ -53,12 +53,14 @@ def test_a_hundred_updates_shrink_as_far_as_momentum_carries(
 
 
 def test_the_discriminator_passes_two_sigmoids() -> None:
-    found = Discriminator(4, torch.Generator().manual_seed(0))
-    assert [tuple(layer.weight.shape) for layer in found.layers] == [(b, a) for a, b in pairwise((4, 128, 256, 128, 1))]
-    for parameter in found.parameters():
+    discriminator = Discriminator(4, torch.Generator().manual_seed(0))
+    assert [tuple(layer.weight.shape) for layer in discriminator.layers] == [
+        (b, a) for a, b in pairwise((4, 128, 256, 128, 1))
+    ]
+    for parameter in discriminator.parameters():
         torch.nn.init.zeros_(parameter)
-    assert found(torch.ones(1, 4)).item() == 0.5
-    assert found.loss(torch.ones(3, 4), torch.zeros(3, 4)).item() == pytest.approx(1.9223, abs=1e-4)
+    assert discriminator(torch.ones(1, 4)).item() == 0.5
+    assert discriminator.loss(torch.ones(3, 4), torch.zeros(3, 4)).item() == pytest.approx(1.9223, abs=1e-4)
 
 
 def test_the_student_is_trained_without_labels_and_without_the_discriminator() -> None:
@@ -70,15 +72,15 @@ def test_the_student_is_trained_without_labels_and_without_the_discriminator() -
     method.prepare(model, task)
     inputs, targets = BATCHES[0]
     logits = torch.randn(8, 4, generator=GENERATOR).requires_grad_()
-    found = method.penalty(model, Batch(inputs, targets, logits))
-    assert found is not None
+    penalty = method.penalty(model, Batch(inputs, targets, logits))
+    assert penalty is not None
     fooled = F.binary_cross_entropy_with_logits(method._discriminator(logits), torch.ones(8, 1))
     expected = 0.7 * (logits - teacher.eval()(inputs)).square().mean() + fooled
     expected = expected + 0.2 * method._gates.values.abs().sum()
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert penalty.item() == pytest.approx(expected.item(), rel=1e-5)
     before = [parameter.clone() for parameter in method._discriminator.parameters()]
     method._optimizer.zero_grad()
-    found.backward()
+    penalty.backward()
     assert all(parameter.grad is None for parameter in method._discriminator.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, method._discriminator.parameters(), strict=True))
     torch.testing.assert_close(

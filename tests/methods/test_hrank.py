@@ -16,9 +16,9 @@ torch.set_num_threads(1)
 
 def of_rank(rank: int, size: int, generator: torch.Generator) -> Tensor:
     """A map of known rank that a ReLU leaves alone."""
-    found = torch.zeros(size, size)
-    found[:rank, :rank] = torch.eye(rank)
-    return found * (1 + torch.rand(size, 1, generator=generator))
+    matrix = torch.zeros(size, size)
+    matrix[:rank, :rank] = torch.eye(rank)
+    return matrix * (1 + torch.rand(size, 1, generator=generator))
 
 
 def task(model: nn.Module, batches: list[tuple[Tensor, Tensor]], **target: object) -> PruneTask:

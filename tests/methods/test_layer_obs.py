@@ -30,12 +30,12 @@ def test_one_removal_is_least_squares_and_costs_what_was_predicted() -> None:
         for gone in range(4):
             kept = torch.ones_like(weights, dtype=torch.bool)
             kept[0, unit, gone] = False
-            found = compensated(weights, inverse, kept)[0]
+            changed = compensated(weights, inverse, kept)[0]
             left = [i for i in range(5) if i != gone]
             best = torch.linalg.lstsq(rows[:, left], outputs[:, unit : unit + 1]).solution[:, 0]
-            torch.testing.assert_close(found[unit, left], best, rtol=1e-6, atol=1e-8)
-            assert found[unit, gone] == 0
-            cost = (rows @ found.T - outputs).square().sum() / 50 / 2
+            torch.testing.assert_close(changed[unit, left], best, rtol=1e-6, atol=1e-8)
+            assert changed[unit, gone] == 0
+            cost = (rows @ changed.T - outputs).square().sum() / 50 / 2
             torch.testing.assert_close(cost, predicted[0, unit, gone], rtol=1e-6, atol=1e-12)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from weight_tasks import decide, task_of
 
 from orchestrator.methods.learned.mask_convnet.method import MaskConvNet, hard_sigmoid, second_term
-from orchestrator.methods.parts.target_counts import planned_counts
+from orchestrator.methods.parts.target_counts import target_counts
 from orchestrator.spec.trial import Baseline
 from orchestrator.surgery.selection import ChannelSelection
 from orchestrator.testing.networks import images, network
@@ -76,10 +76,10 @@ def test_the_multiplier_is_the_gap_to_the_target() -> None:
         v[:6] = -3.0  # half of conv1
     gone = 1 - task.costs.macs({"conv1": 6}) / task.costs.dense("macs")
     assert method.sparsity("macs") == pytest.approx(gone)
-    found = penalty(model, method)
-    assert found is not None
-    assert found.item() == pytest.approx(2 * 2 * (0.5 - gone) / 0.5 * hard_sigmoid(v).mean().item(), rel=1e-5)
-    (gradient,) = torch.autograd.grad(found, v)
+    value = penalty(model, method)
+    assert value is not None
+    assert value.item() == pytest.approx(2 * 2 * (0.5 - gone) / 0.5 * hard_sigmoid(v).mean().item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(value, v)
     assert not gradient[:6].any()
     assert gradient[6:].tolist() == pytest.approx([2 * 2 * (0.5 - gone) / 0.5 * 0.2 / len(v)] * (len(v) - 6), rel=1e-4)
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_without_a_sparsity_the_budget_is_aimed_at_and_the_open_masks_stay() -> 
 def test_the_size_of_stated_counts_is_the_goal() -> None:
     model = network("chain")
     method, task, _ = prepared(model, target={"quantity": "macs", "kept": {"conv1": 6, "conv2": 4}})
-    assert planned_counts(task).tolist() == [6, 4, 20]
+    assert target_counts(task).tolist() == [6, 4, 20]
     assert method._controller.goals["macs"] == pytest.approx(
         1 - task.costs.macs({"conv1": 6, "conv2": 4}) / task.costs.dense("macs")
     )

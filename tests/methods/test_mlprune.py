@@ -20,7 +20,7 @@ def test_saliency_is_that_of_the_exact_inverse_fisher() -> None:
     with torch.no_grad():
         model.weight.copy_(1e-3 * torch.randn(3, 3, generator=generator))
         model.bias.copy_(torch.tensor([0.2, 0.3, 0.5]).log())
-    found = MLPrune(damping=0.01, images=40000).scores(model, task_of(model, [(inputs, torch.zeros(40000).long())]))
+    scores = MLPrune(damping=0.01, images=40000).scores(model, task_of(model, [(inputs, torch.zeros(40000).long())]))
 
     mean = torch.tensor([0.5, 0.0, -0.5, 1.0], dtype=torch.float64)
     second = mean.outer(mean)
@@ -32,7 +32,7 @@ def test_saliency_is_that_of_the_exact_inverse_fisher() -> None:
     covariance += 0.1 * covariance.trace() / 3 * torch.eye(3, dtype=torch.float64)
     inverse = torch.linalg.inv(torch.kron(covariance, second)).diagonal().view(3, 4)[:, :3]
     expected = model.weight.detach().double().square() / (2 * inverse)
-    torch.testing.assert_close(found["weight"].double(), expected, rtol=0.05, atol=0)
+    torch.testing.assert_close(scores["weight"].double(), expected, rtol=0.05, atol=0)
 
 
 def test_compensation_is_the_sum_of_single_updates() -> None:

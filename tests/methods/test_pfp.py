@@ -14,7 +14,7 @@ from weight_tasks import decide, task_of
 
 from orchestrator.methods.base import PruneTask
 from orchestrator.methods.one_shot.pfp.input_sensitivity import input_sensitivity
-from orchestrator.methods.one_shot.pfp.method import PFP, held_out
+from orchestrator.methods.one_shot.pfp.method import PFP, image_sample
 from orchestrator.methods.one_shot.pfp.sensitivity_bounds import (
     error_constant,
     errors_kept_to,
@@ -43,11 +43,11 @@ def small(weight: list[list[float]]) -> nn.Linear:
 @torch.no_grad()
 def test_sensitivity_is_the_largest_share_of_a_sum_of_one_sign() -> None:
     layer = small([[1, -2, 3], [2, 1, -1]])
-    found, patches = input_sensitivity(layer, torch.ones(1, 3))
-    torch.testing.assert_close(found, torch.tensor([2 / 3, 1, 1]))
+    sensitivity, patches = input_sensitivity(layer, torch.ones(1, 3))
+    torch.testing.assert_close(sensitivity, torch.tensor([2 / 3, 1, 1]))
     assert patches == 1
     scaled = small([[1, -2, 3], [20, 10, -10]])
-    torch.testing.assert_close(input_sensitivity(scaled, 7 * torch.ones(1, 3))[0], found)
+    torch.testing.assert_close(input_sensitivity(scaled, 7 * torch.ones(1, 3))[0], sensitivity)
     assert input_sensitivity(layer, torch.zeros(1, 3))[0].tolist() == [0, 0, 0]
 
 
@@ -69,8 +69,8 @@ def test_sensitivity_of_a_convolution_by_loops(groups: int) -> None:
         for c, values in parts.items():
             if total > torch.finfo(torch.float32).eps:
                 expected[c] = max(float(expected[c]), float(values.max()) / total)
-    found, patches = input_sensitivity(layer, inputs)
-    torch.testing.assert_close(found, expected)
+    sensitivity, patches = input_sensitivity(layer, inputs)
+    torch.testing.assert_close(sensitivity, expected)
     assert patches == layer(inputs)[0, 0].numel()
 
 
@@ -94,10 +94,10 @@ def test_images_of_the_resnets() -> None:
     assert sample_size(activations(9), DELTA) == 186
 
 
-def test_held_out_images_are_at_most_half() -> None:
+def test_image_sample_images_are_at_most_half() -> None:
     batches = [(torch.arange(4.0)[:, None] + 4 * i, torch.zeros(4)) for i in range(5)]
-    assert torch.cat(held_out(iter(batches), 7)).flatten().tolist() == list(range(7))
-    assert torch.cat(held_out(iter(batches), 100)).flatten().tolist() == list(range(10))
+    assert torch.cat(image_sample(iter(batches), 7)).flatten().tolist() == list(range(7))
+    assert torch.cat(image_sample(iter(batches), 100)).flatten().tolist() == list(range(10))
 
 
 @pytest.mark.parametrize(("patches", "kernel"), [(1, 1), (256, 9)])

@@ -71,9 +71,9 @@ def test_squared_gradients_are_those_of_single_images() -> None:
         gradients = torch.autograd.grad(loss, [layer.weight for _, layer in layers(model)])
         for total, gradient in zip(expected.values(), gradients, strict=True):
             total += gradient.square() / 6
-    found = squared_gradients(model.train(), [(inputs[:4], targets[:4]), (inputs[4:], targets[4:])], F.cross_entropy)
+    squares = squared_gradients(model.train(), [(inputs[:4], targets[:4]), (inputs[4:], targets[4:])], F.cross_entropy)
     for name, layer in layers(model):
-        torch.testing.assert_close(from_blocks(layer, found[name])[0], expected[name], rtol=1e-4, atol=1e-9)
+        torch.testing.assert_close(from_blocks(layer, squares[name])[0], expected[name], rtol=1e-4, atol=1e-9)
     assert all(module.training for module in model.modules())
     assert all(p.grad is None for p in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
@@ -121,11 +121,11 @@ def test_drawn_labels_are_of_the_softmax_and_of_the_generator() -> None:
         model.bias.copy_(torch.tensor([0.2, 0.3, 0.5]).log())
     batches = [(torch.ones(20000, 1), torch.zeros(20000, dtype=torch.long))]
     generator = torch.Generator().manual_seed(3)
-    one, two = (kronecker_factors(model, batches, generator)["weight"] for _ in range(2))
+    first, second = (kronecker_factors(model, batches, generator)["weight"] for _ in range(2))
     probabilities = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
     expected = probabilities.diag() - probabilities.outer(probabilities)
-    torch.testing.assert_close(one.gradients[0], expected, atol=0.01, rtol=0)
-    assert torch.equal(one.gradients, two.gradients)
+    torch.testing.assert_close(first.gradients[0], expected, atol=0.01, rtol=0)
+    assert torch.equal(first.gradients, second.gradients)
 
 
 def test_some_images_are_drawn_once_and_from_everywhere() -> None:
@@ -142,6 +142,6 @@ def test_some_images_are_drawn_once_and_from_everywhere() -> None:
 
 def test_damping_is_in_mean_eigenvalues() -> None:
     matrix = torch.tensor([[[3.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
-    found = damped_inverse(matrix, 0.5)  # the mean eigenvalue is 2
-    torch.testing.assert_close(found, torch.tensor([[[1 / 4, 0.0], [0.0, 1 / 2]]], dtype=torch.float64))
+    inverse = damped_inverse(matrix, 0.5)  # the mean eigenvalue is 2
+    torch.testing.assert_close(inverse, torch.tensor([[[1 / 4, 0.0], [0.0, 1 / 2]]], dtype=torch.float64))
     assert damped_inverse(torch.zeros(2, 3, 3, dtype=torch.float64), 0.1).isfinite().all()

@@ -116,8 +116,8 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         penalty = method.penalty(model, batch)
         assert penalty is not None
         gradients.append(torch.autograd.grad(penalty, [model.weight, method._means]))
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other)
+    for first, second in zip(*gradients, strict=True):
+        torch.testing.assert_close(first, second)
 
 
 def test_after_training_weights_are_few_values_and_zeros() -> None:

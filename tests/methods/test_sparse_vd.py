@@ -68,12 +68,12 @@ def test_the_penalty_warms_up_to_the_mean_divergence() -> None:
     method = SparseVariationalDropout()
     layer = prepared(method, [-10.0, -2.0])
     whole = float(divergence(torch.tensor([-8.0, -2 - math.log(0.0625)])).sum()) / 50
-    found = []
+    penalties = []
     for step in (4, 5, 11, 20, 150):
         method._step = step
         penalty = method.penalty(layer, BATCH)
-        found.append(0.0 if penalty is None else float(penalty.detach()))
-    assert found == pytest.approx([0.0, 0.0, 0.4 * whole, whole, whole], rel=1e-4)
+        penalties.append(0.0 if penalty is None else float(penalty.detach()))
+    assert penalties == pytest.approx([0.0, 0.0, 0.4 * whole, whole, whole], rel=1e-4)
 
 
 def test_log_variances_rise_where_nothing_holds_them() -> None:

@@ -77,11 +77,11 @@ def test_a_score_is_the_square_of_the_losss_slope_along_the_gate() -> None:
     method.prepare(model, job)
     F.cross_entropy(model(IMAGES.double()), TARGETS).backward()
     for name, norms in {"conv1": ["norm1"], "stem": ["norm", "norm2"]}.items():
-        found = method._gates[name].score()
+        score = method._gates[name].score()
         for channel in (0, 5, 11):
             up, down = (loss_with_scale(untouched, norms, channel, 1 + h) for h in (1e-5, -1e-5))
             slope = (up - down) / 2e-5
-            assert float(found[channel]) == pytest.approx(slope**2 / len(norms), rel=1e-4, abs=1e-12)
+            assert float(score[channel]) == pytest.approx(slope**2 / len(norms), rel=1e-4, abs=1e-12)
 
 
 def test_scores_are_averaged_over_minibatches_and_then_over_events() -> None:

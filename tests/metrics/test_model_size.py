@@ -56,22 +56,22 @@ def test_structured_sizes():
     for model in (dense, cut):
         for parameter in model.parameters():
             nn.init.ones_(parameter)
-    found = sizes(dense, cut, EXAMPLE, unstructured=False)
+    size = sizes(dense, cut, EXAMPLE, unstructured=False)
     dense_params, params = 108 + 8 + 40 + 30 + 485, 54 + 4 + 20 + 9 + 245
-    assert found["dense_params"] == dense_params
-    assert found["params"] == params
-    assert found["param_sparsity"] == pytest.approx(1 - params / dense_params)
-    assert found["compression_ratio"] == pytest.approx(dense_params / params)
-    assert found["macs"] == 3456 + 288 + 96 + 240
-    assert found["mac_sparsity"] == pytest.approx(1 - 4080 / 8352)
-    assert found["filter_sparsity"] == pytest.approx(1 - (2 + 2 + 3) / (4 + 4 + 6))
-    assert found["weight_sparsity"] == pytest.approx(1 - (54 + 18 + 6 + 240) / (108 + 36 + 24 + 480))
+    assert size["dense_params"] == dense_params
+    assert size["params"] == params
+    assert size["param_sparsity"] == pytest.approx(1 - params / dense_params)
+    assert size["compression_ratio"] == pytest.approx(dense_params / params)
+    assert size["macs"] == 3456 + 288 + 96 + 240
+    assert size["mac_sparsity"] == pytest.approx(1 - 4080 / 8352)
+    assert size["filter_sparsity"] == pytest.approx(1 - (2 + 2 + 3) / (4 + 4 + 6))
+    assert size["weight_sparsity"] == pytest.approx(1 - (54 + 18 + 6 + 240) / (108 + 36 + 24 + 480))
     rows = {row.layer: row for row in layer_table(dense, cut, EXAMPLE)}
     assert [row.kind for row in rows.values()] == ["conv", "norm", "depthwise_conv", "conv", "linear"]
     assert (rows["3"].dense_channels, rows["3"].kept_channels) == (6, 3)
     assert (rows["2"].dense_params, rows["2"].params, rows["2"].nonzero) == (40, 20, 20)
     assert sum(row.params for row in rows.values()) == params
-    assert sum(row.macs for row in rows.values()) == found["macs"]
+    assert sum(row.macs for row in rows.values()) == size["macs"]
 
 
 def test_zeros_shrink_parameters_but_claim_no_speed():
@@ -81,13 +81,13 @@ def test_zeros_shrink_parameters_but_claim_no_speed():
             nn.init.ones_(parameter)
     with torch.no_grad():
         sparse[5].weight[:, :48] = 0
-    found = sizes(dense, sparse, EXAMPLE, unstructured=True)
-    assert found["params"] == found["dense_params"] - 240
-    assert found["macs"] == found["dense_macs"]
-    assert found["mac_sparsity"] == 0
-    assert found["filter_sparsity"] == 0
-    assert found["weight_sparsity"] == pytest.approx(240 / 648)
-    assert sizes(dense, sparse, EXAMPLE, unstructured=False)["params"] == found["dense_params"]
+    size = sizes(dense, sparse, EXAMPLE, unstructured=True)
+    assert size["params"] == size["dense_params"] - 240
+    assert size["macs"] == size["dense_macs"]
+    assert size["mac_sparsity"] == 0
+    assert size["filter_sparsity"] == 0
+    assert size["weight_sparsity"] == pytest.approx(240 / 648)
+    assert sizes(dense, sparse, EXAMPLE, unstructured=False)["params"] == size["dense_params"]
     row = layer_table(dense, sparse, EXAMPLE)[-1]
     assert (row.params, row.nonzero, row.macs, row.dense_macs) == (485, 245, 480, 480)
 

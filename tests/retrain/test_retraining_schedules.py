@@ -31,8 +31,8 @@ def rates(schedule: Schedule) -> list[float]:
 
 def drops(schedule: Schedule) -> list[int]:
     """The epochs that begin at a tenth of the rate before."""
-    found = by_epoch(schedule)
-    return [t for t in range(1, len(found)) if found[t] == pytest.approx(found[t - 1] / 10)]
+    rates = by_epoch(schedule)
+    return [t for t in range(1, len(rates)) if rates[t] == pytest.approx(rates[t - 1] / 10)]
 
 
 @pytest.mark.parametrize("kind", ["step", "cosine", "clr"])
@@ -55,8 +55,8 @@ def test_clr_has_the_papers_values() -> None:
         20: 0.058681,
         30: 0.017865,
     }
-    found = by_epoch(schedule)
-    assert {epoch: round(found[epoch], 6) for epoch in expected} == expected
+    rates = by_epoch(schedule)
+    assert {epoch: round(rates[epoch], 6) for epoch in expected} == expected
     assert schedule.lr_at(schedule.steps - 1) == pytest.approx(1e-5, rel=1e-9)
     assert schedule.momentum_at(0) == pytest.approx(0.95)
     assert schedule.momentum_at(3127) == pytest.approx(0.85)
@@ -140,11 +140,11 @@ def test_rewinding_without_dense_training_is_fine_tuning() -> None:
 )
 def test_scaled_restart_warms_up_then_drops_at_the_papers_epochs(epochs: int, warm: int, dropped: list[int]) -> None:
     schedule = scaled_restart(PAPER, Budget(epochs, 3))
-    found = by_epoch(schedule)
-    assert found[: warm + 1] == pytest.approx([cosmix(0.001, 0.1, t / warm) for t in range(warm + 1)], rel=1e-12)
+    rates = by_epoch(schedule)
+    assert rates[: warm + 1] == pytest.approx([cosmix(0.001, 0.1, t / warm) for t in range(warm + 1)], rel=1e-12)
     assert drops(schedule) == dropped
-    assert set(found[warm : dropped[0]]) == {0.1}
-    assert found[-1] == pytest.approx(0.001)
+    assert set(rates[warm : dropped[0]]) == {0.1}
+    assert rates[-1] == pytest.approx(0.001)
     assert schedule.momentum_at(0) == 0.9
     # The rate moves by epoch only.
     assert schedule.lr_at(3) == schedule.lr_at(5)
@@ -152,9 +152,9 @@ def test_scaled_restart_warms_up_then_drops_at_the_papers_epochs(epochs: int, wa
 
 @pytest.mark.parametrize("epochs", [1, 2, 5, 9])
 def test_scaled_restart_of_less_than_ten_epochs_has_no_warm_up(epochs: int) -> None:
-    found = by_epoch(scaled_restart(PAPER, Budget(epochs, 3)))
-    assert found[0] == 0.1
-    assert found == sorted(found, reverse=True)
+    rates = by_epoch(scaled_restart(PAPER, Budget(epochs, 3)))
+    assert rates[0] == 0.1
+    assert rates == sorted(rates, reverse=True)
 
 
 def test_scaled_restart_shares_out_what_the_warm_up_leaves() -> None:

@@ -19,33 +19,33 @@ def members(name: str) -> dict[str, dict[tuple[str, str], tuple[tuple[int, ...],
 
 
 def test_chain():
-    found = members("Chain")
-    assert list(found) == ["first.0", "second", "hidden"]
+    groups = members("Chain")
+    assert list(groups) == ["first.0", "second", "hidden"]
     singles = tuple((i,) for i in range(12))
-    assert found["first.0"] == {("first.0", "out"): singles, ("first.1", "out"): singles, ("second", "in"): singles}
-    assert found["second"]["hidden", "in"][1] == tuple(range(9, 18))  # a channel is 3 x 3 inputs of a linear layer
+    assert groups["first.0"] == {("first.0", "out"): singles, ("first.1", "out"): singles, ("second", "in"): singles}
+    assert groups["second"]["hidden", "in"][1] == tuple(range(9, 18))  # a channel is 3 x 3 inputs of a linear layer
 
 
 def test_residual_ties_all_that_is_added():
-    found = members("Residual")
-    assert list(found) == ["stem.0", "a.0", "down"]
-    assert set(found["stem.0"]) == {
+    groups = members("Residual")
+    assert list(groups) == ["stem.0", "a.0", "down"]
+    assert set(groups["stem.0"]) == {
         *(("stem.0", "out"), ("stem.1", "out"), ("a.0", "in"), ("b", "out"), ("down", "in"), ("c", "in"))
     }
 
 
 def test_padded_shortcut_ties_the_middle_and_leaves_the_rest():
-    found = members("PaddedShortcut")
-    assert found["stem.0"]["b", "out"] == tuple((i,) for i in range(4, 12))
-    assert found["stem.0"]["classifier", "in"] == found["stem.0"]["b", "out"]
-    assert set(found) == {"stem.0", "a.0"}
+    groups = members("PaddedShortcut")
+    assert groups["stem.0"]["b", "out"] == tuple((i,) for i in range(4, 12))
+    assert groups["stem.0"]["classifier", "in"] == groups["stem.0"]["b", "out"]
+    assert set(groups) == {"stem.0", "a.0"}
 
 
 def test_concatenation_knows_offsets_behind_the_input():
-    found = members("Concatenating")
-    assert found["a.0"]["norm", "out"] == tuple((3 + i,) for i in range(9))
-    assert found["b.0"]["mix", "in"] == tuple((12 + i,) for i in range(7))
-    assert found["mix"]["twice", "in"] == tuple((i, 8 + i) for i in range(8))
+    groups = members("Concatenating")
+    assert groups["a.0"]["norm", "out"] == tuple((3 + i,) for i in range(9))
+    assert groups["b.0"]["mix", "in"] == tuple((12 + i,) for i in range(7))
+    assert groups["mix"]["twice", "in"] == tuple((i, 8 + i) for i in range(8))
 
 
 def test_units_of_grouped_convolutions_and_norms_leave_them_valid():

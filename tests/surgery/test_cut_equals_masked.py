@@ -11,9 +11,10 @@ from surgery_nets import LARGE, TINY, Subject, subject
 from torch import nn
 
 from orchestrator.metrics.macs import count_macs
+from orchestrator.surgery.budgets import CannotMeetTarget
 from orchestrator.surgery.cutting import cut
 from orchestrator.surgery.masks import mask_channels
-from orchestrator.surgery.selection import CannotMeetTarget, ChannelSelection, select_channels
+from orchestrator.surgery.selection import ChannelSelection, select_channels
 
 SETTINGS = list(itertools.product(("channels", "params", "macs"), (0.3, 0.5, 0.7), ("global", "uniform")))
 # Every value of every axis once for a large network; all combinations for the tiny ones.

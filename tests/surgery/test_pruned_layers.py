@@ -6,10 +6,11 @@ import pytest
 import torch
 from surgery_nets import subject
 
+from orchestrator.surgery.budgets import CannotMeetTarget
 from orchestrator.surgery.costs import Costs
 from orchestrator.surgery.cutting import cut
 from orchestrator.surgery.layer_lookup import NotPrunable
-from orchestrator.surgery.selection import CannotMeetTarget, select_channels, select_weights
+from orchestrator.surgery.selection import select_channels, select_weights
 
 
 @pytest.mark.parametrize("layers", [["second"], [1]])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from surgery_nets import subject
 
+from orchestrator.surgery.budgets import CannotMeetTarget
 from orchestrator.surgery.selection import (
-    CannotMeetTarget,
     UnusableCounts,
     UnusableScores,
     select_channels,

@@ -17,22 +17,25 @@ from orchestrator.surgery.selection import ChannelSelection, Scope
 
 @dataclass
 class FPGM(Method):
-    """Trained with the filters nearest to all others of their layer held at zero: what they do, the others can do.
+    """Filters nearest to all others of their layer are held at zero in training, then removed: the others can replace
+    them.
 
     Comparators, section 6 (He et al., CVPR 2019): g(i) = sum_j ||f_i - f_j||_2 over the filters of a layer. Of the
     filters to remove, ``norm_share`` are those of smallest l2 norm (FPGM-mix), the others those of smallest g among
-    the rest. They are set to zero before training, held there after every step, and chosen anew every ``interval``
-    epochs. Batch-norm scales and shifts stay. Those that are zero at the end are removed.
+    the rest. They are set to zero before training, held there after every step, and selected again every
+    ``interval`` epochs. Batch-norm scales and shifts stay. Filters that are zero at the end are removed.
 
-    Differs from the paper: how many go follows from the target; channels that several layers share go together, by
-    the mean of g over these layers; the released code stops gradients, here zeros are restored after each step (the
-    momentum of a zeroed filter still moves, which counts only if the filter is let go). Cutting drops the constant
-    relu(shift) that a zeroed filter's batch-norm still sends on; SFP here does the same.
+    Differs from the paper: how many are removed follows from the target; channels that several layers share are removed
+    together, by the mean of g over these layers; the released code stops gradients, here zeros are restored after each
+    step (the momentum of a zeroed filter still changes, which matters only if the filter is released). Cutting drops
+    the constant relu(shift) that a zeroed filter's batch-norm still outputs; SFP here does the same.
     """
 
     norm_share: Share = 0.25
-    """Part of the removed chosen by norm: 0 is FPGM alone, 0.25 the paper's mix (10 % of 40 %), 0.75 its scripts'."""
+    """Share of the removed filters that are chosen by norm: 0 is FPGM alone, 0.25 the paper's mix (10 % of 40 %), 0.75
+    its scripts'."""
     interval: Count = 1
+    """Epochs between two selections."""
     sparse_epochs: Count | None = None
     """Epochs of the sparse training; None: as many as the dense training has."""
     trains: ClassVar[bool] = True
@@ -42,39 +45,39 @@ class FPGM(Method):
 
     def prepare(self, model: nn.Module, task: PruneTask) -> None:
         self._task = task
-        self._gone: dict[str, Tensor] = {}
-        self._choose(model)
+        self._zeroed: dict[str, Tensor] = {}
+        self._select(model)
 
     def after_step(self, model: nn.Module) -> None:
         self._masks.apply()
 
     def after_epoch(self, model: nn.Module, epoch: int) -> None:
         if (epoch + 1) % self.interval == 0:
-            self._choose(model)
+            self._select(model)
 
     @torch.no_grad()
     def scores(self, model: nn.Module, task: PruneTask) -> Scores:
-        """g of the filters that are not held at zero; -1 for those that are."""
-        found = {group.name: distance_sums(model, group) for group in task.groups}
-        for name, gone in self._gone.items():
-            found[name][gone] = -1.0
-        return found
+        """Return g of the filters that are not held at zero; -1 for those that are."""
+        scores = {group.name: distance_sums(model, group) for group in task.groups}
+        for name, units in self._zeroed.items():
+            scores[name][units] = -1.0
+        return scores
 
     def finish(self, model: nn.Module) -> None:
-        self._gone = {}
+        self._zeroed = {}
 
     @torch.no_grad()
-    def _choose(self, model: nn.Module) -> None:
+    def _select(self, model: nn.Module) -> None:
         distances = {group.name: distance_sums(model, group) for group in self._task.groups}
         quota = select(self, distances, self._task)
         assert isinstance(quota, ChannelSelection)
-        self._gone = {}
+        self._zeroed = {}
         masks: dict[str, Tensor] = {}
         for group in self._task.groups:
-            gone = chosen(model, group, group.size - len(quota.kept[group.name]), self.norm_share)
-            self._gone[group.name] = gone
+            units = units_to_zero(model, group, group.size - len(quota.kept[group.name]), self.norm_share)
+            self._zeroed[group.name] = units
             for name, layer, channels in filters(group, model):
-                zeroed = torch.tensor([c for unit in gone.tolist() for c in channels[unit]], dtype=torch.long)
+                zeroed = torch.tensor([c for unit in units.tolist() for c in channels[unit]], dtype=torch.long)
                 for part in ("weight", "bias"):
                     if getattr(layer, part) is not None:
                         mask = masks.setdefault(f"{name}.{part}", torch.ones_like(layer.get_parameter(part)))
@@ -84,19 +87,19 @@ class FPGM(Method):
 
 
 def distance_sums(model: nn.Module, group: ChannelGroup, among: Tensor | None = None) -> Tensor:
-    """g of each unit, averaged over the layers that make it; only ``among`` these units where given. Shape (units,)."""
-    found = []
+    """Return g of each unit, the mean over its layers; only ``among`` these units where given. Shape (units,)."""
+    sums = []
     for _, layer, channels in filters(group, model):
         index = torch.tensor([list(unit) for unit in channels], device=layer.weight.device)
         vectors = layer.weight.detach()[index].flatten(1)
         vectors = vectors if among is None else vectors[among]
-        # Distances as such: the quick form by products loses those of filters that are nearly alike.
-        found.append(torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist").sum(1))
-    return torch.stack(found).mean(0)
+        # Not by matrix products, which lose the small distances of filters that are nearly equal.
+        sums.append(torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist").sum(1))
+    return torch.stack(sums).mean(0)
 
 
-def chosen(model: nn.Module, group: ChannelGroup, count: int, norm_share: float) -> Tensor:
-    """The ``count`` units to zero: floor(count * norm_share) by norm, then by g among the rest; indices, (count,)."""
+def units_to_zero(model: nn.Module, group: ChannelGroup, count: int, norm_share: float) -> Tensor:
+    """Return the ``count`` units to zero: floor(count * norm_share) by norm, others by g. Shape (count,)."""
     by_norm = int(count * norm_share)
     order = filter_norms(model, group, power=2).sqrt().argsort(stable=True)
     rest = order[by_norm:].sort().values

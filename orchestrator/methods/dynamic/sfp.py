@@ -15,10 +15,10 @@ from orchestrator.surgery.selection import ChannelSelection, Scope
 
 @dataclass
 class SoftFilterPruning(Method):
-    """Trained from scratch; after every epoch the filters of smallest l2 norm are set to zero, and may grow back.
+    """Filters of smallest l2 norm are set to zero after every epoch of a training from scratch, and may recover.
 
-    Paper 001, section 1.4 (SFP): the same share of every layer goes; batch-norm parameters are not masked; the filters
-    that are smallest after the last epoch are removed.
+    Paper 001, section 1.4 (SFP): the same share of every layer is removed; batch-norm parameters are not masked; the
+    filters that are smallest after the last epoch are removed.
 
     Differs from the paper: the share follows from the target (of channels, parameters or MACs) and not from a rate of
     its own; the dense training's schedule is used; channels that several layers share are ranked together.
@@ -46,7 +46,7 @@ class SoftFilterPruning(Method):
         for group in self._task.groups:
             kept = set(selection.kept[group.name])
             for _, layer, channels in filters(group, model):
-                gone = [c for unit, members in enumerate(channels) if unit not in kept for c in members]
-                layer.weight[gone] = 0
+                zeroed = [c for unit, members in enumerate(channels) if unit not in kept for c in members]
+                layer.weight[zeroed] = 0
                 if layer.bias is not None:
-                    layer.bias[gone] = 0
+                    layer.bias[zeroed] = 0

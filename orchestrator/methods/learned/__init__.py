@@ -1,1 +1,1 @@
-"""Methods that train what to remove together with the network."""
+"""Methods that learn what to remove in a training with the network."""

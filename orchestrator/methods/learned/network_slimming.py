@@ -18,7 +18,7 @@ from orchestrator.training.loop import Batch
 
 @dataclass
 class NetworkSlimming(Method):
-    """Trained from scratch with an l1 penalty on the batch-norm scales; channels of small scale go, over all layers.
+    """Channels of small batch-norm scale, trained with an l1 penalty from scratch, are removed over all layers.
 
     Paper 004, section 3.1: penalty s * sum |gamma|, scales start at 0.5, one threshold over the whole network.
 
@@ -30,7 +30,7 @@ class NetworkSlimming(Method):
     penalty_weight: NonNegative = 1e-4
     """s of the paper: 1e-4 for VGG, 1e-5 for ResNet-164 and DenseNet-40."""
     start: Positive = 0.5
-    """The scales' first value."""
+    """Initial value of the scales."""
     sparse_epochs: Count | None = None
     """Epochs of the sparse training; None: as many as the dense training has."""
     trains: ClassVar[bool] = True

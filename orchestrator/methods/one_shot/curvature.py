@@ -1,8 +1,8 @@
-"""Second-order statistics of layers: what they read, and the gradients at what they make.
+"""Second-order statistics of layers: of their inputs, and of the gradients at their outputs.
 
-A convolution is a linear layer that reads patches: one row for every image and position. Everything here is by block:
-a grouped convolution has one for every group, a linear layer has one. Where a layer has a bias, a 1 is appended to what
-it reads, and the bias is the last column of its weights.
+A convolution is treated as a linear layer on patches: one row for every image and position. All statistics are by
+block: a grouped convolution has one for every group, a linear layer has one. Where a layer has a bias, a 1 is appended
+to its input, and the bias is the last column of its weights.
 """
 
 from __future__ import annotations
@@ -22,52 +22,51 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 Layer = nn.Conv2d | nn.Linear
 
 _VALUES_AT_ONCE = 1 << 24
-"""Values of the largest tensor made on the way: 128 MB."""
+"""Values of the largest temporary tensor: 128 MB."""
 
 
 @dataclass(frozen=True)
 class KroneckerFactors:
-    """The Fisher matrix of one layer's weights, of the loss of an image, is about ``inputs`` (x) ``gradients``.
-
-    In float64.
+    """Kronecker factors of the Fisher matrix of one layer's weights: about ``inputs`` (x) ``gradients``, for the loss
+    of an image. In float64.
     """
 
     inputs: Tensor
     """A, shape (groups, in, in): sum over positions, mean over images of a a^T."""
     gradients: Tensor
-    """G, shape (groups, out, out): mean over positions and images of g g^T, times what makes the scale right."""
+    """G, shape (groups, out, out): mean over positions and images of g g^T, scaled as `kronecker_factors` says."""
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
-    """The layers whose weights can go, with the names of their weights."""
+    """Yield the layers whose weights can be removed, with the names of their weights."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             yield f"{name}.weight" if name else "weight", module
 
 
 def some_images(task: PruneTask, images: int) -> Batches:
-    """Training images: all in order, or ``images`` of them drawn by the task's generator (which is not moved on)."""
+    """Yield training images: all in order, or ``images`` of them drawn by a copy of the task's generator."""
     if images >= task.training_size:
         yield from task.training()
         return
     chosen = torch.randperm(task.training_size, generator=task.generator.clone_state())[:images].sort().values
     start = 0
-    waiting: list[tuple[Tensor, Tensor]] = []
+    pending: list[tuple[Tensor, Tensor]] = []
     for inputs, targets in task.training():
-        piece = chosen[(chosen >= start) & (chosen < start + len(targets))] - start
+        rows = chosen[(chosen >= start) & (chosen < start + len(targets))] - start
         start += len(targets)
-        index = piece.to(targets.device)
-        waiting.append((inputs.index_select(0, index), targets.index_select(0, index)))
-        # As many images at a time as the training takes: a batch of the few that were drawn wastes the device.
-        if sum(len(labels) for _, labels in waiting) >= len(targets):
-            yield _joined(waiting)
-            waiting = []
-    if sum(len(labels) for _, labels in waiting):
-        yield _joined(waiting)
+        index = rows.to(targets.device)
+        pending.append((inputs.index_select(0, index), targets.index_select(0, index)))
+        # Batches of the training's size: the few images drawn from one batch would waste the device.
+        if sum(len(labels) for _, labels in pending) >= len(targets):
+            yield _joined(pending)
+            pending = []
+    if sum(len(labels) for _, labels in pending):
+        yield _joined(pending)
 
 
 def input_covariances(model: nn.Module, batches: Batches) -> dict[str, Tensor]:
-    """E[a a^T] of every layer: sum over positions, mean over images. Shape (groups, in, in), float64."""
+    """Return E[a a^T] of every layer: sum over positions, mean over images. Shape (groups, in, in), float64."""
     totals = {name: _square(layer, "in") for name, layer in layers(model)}
     images = 0
     with _observed(model) as calls, torch.no_grad():
@@ -75,18 +74,18 @@ def input_covariances(model: nn.Module, batches: Batches) -> dict[str, Tensor]:
             model(inputs)
             images += len(targets)
             for call in calls:
-                totals[call.name] += _covariance(_read, call.layer, call.inputs)
+                totals[call.name] += _covariance(_input_rows, call.layer, call.inputs)
             calls.clear()
     return {name: total / max(images, 1) for name, total in totals.items()}
 
 
 def kronecker_factors(model: nn.Module, batches: Batches, generator: torch.Generator) -> dict[str, KroneckerFactors]:
-    """The factors of every layer's Fisher matrix, with labels drawn from the network's softmax.
+    """Return the factors of every layer's Fisher matrix, with labels drawn from the network's softmax.
 
-    ``generator``: on the CPU; the drawn labels are those of its state, which is not moved on. Convolutions as in KFC
-    (Grosse and Martens 2016), which takes the gradients of different positions as uncorrelated. They are not, least of
-    all before global pooling (in a ResNet-20 its diagonal was 5 to 20 times too small), and neither are inputs and
-    gradients, so each layer's G is scaled until the trace is that of single images' gradients.
+    ``generator``: on the CPU; a copy of it draws the labels. Convolutions as in KFC (Grosse and Martens 2016), which
+    takes the gradients of different positions as uncorrelated. They are not, least of all before global pooling (in a
+    ResNet-20 its diagonal was 5 to 20 times too small), and neither are inputs and gradients, so each layer's G is
+    scaled until the trace is that of single images' gradients.
     """
     inputs_total = {name: _square(layer, "in") for name, layer in layers(model)}
     gradients_total = {name: _square(layer, "out") for name, layer in layers(model)}
@@ -97,12 +96,12 @@ def kronecker_factors(model: nn.Module, batches: Batches, generator: torch.Gener
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(logits, _drawn(logits.detach(), generator), reduction="sum")
 
-    for size, found in _gradients(model, batches, loss):
+    for size, call_gradients in _gradients(model, batches, loss):
         images += size
-        for call, gradient in found:
-            inputs_total[call.name] += _covariance(_read, call.layer, call.inputs)
-            made = _covariance(_made, call.layer, gradient)
-            gradients_total[call.name] += made / _positions(call.layer, gradient)
+        for call, gradient in call_gradients:
+            inputs_total[call.name] += _covariance(_input_rows, call.layer, call.inputs)
+            covariance = _covariance(_output_rows, call.layer, gradient)
+            gradients_total[call.name] += covariance / _positions(call.layer, gradient)
             energy[call.name] += _squares(call, gradient).sum()
     factors = {}
     for name, total in inputs_total.items():
@@ -115,28 +114,30 @@ def kronecker_factors(model: nn.Module, batches: Batches, generator: torch.Gener
 def squared_gradients(
     model: nn.Module, batches: Batches, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """E[(dL/dw)^2] over single images, biases included. Shape (groups, out, in), float64.
+    """Return E[(dL/dw)^2] over single images, biases included. Shape (groups, out, in), float64.
 
     ``loss`` is the mean over a batch of the images' losses; batch-norm uses its running statistics.
     """
     totals = {name: torch.zeros_like(weights_by_block(layer)) for name, layer in layers(model)}
     images = 0
-    for size, found in _gradients(model, batches, lambda logits, targets: loss(logits, targets) * len(targets)):
+    for size, call_gradients in _gradients(
+        model, batches, lambda logits, targets: loss(logits, targets) * len(targets)
+    ):
         images += size
-        for call, gradient in found:
+        for call, gradient in call_gradients:
             totals[call.name] += _squares(call, gradient)
     return {name: total / max(images, 1) for name, total in totals.items()}
 
 
 def weights_by_block(layer: Layer) -> Tensor:
-    """A layer's weights, and its bias as the last column. Shape (groups, out, in), float64."""
+    """Return a layer's weights, and its bias as the last column. Shape (groups, out, in), float64."""
     weight = layer.weight.detach().double().flatten(1)
     matrix = weight if layer.bias is None else torch.cat([weight, layer.bias.detach().double()[:, None]], 1)
     return matrix.reshape(_groups(layer), -1, matrix.shape[1])
 
 
 def from_blocks(layer: Layer, matrix: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias, in the layer's shapes and type, of a matrix (groups, out, in)."""
+    """Return weight and bias, in the layer's shapes and type, of a matrix (groups, out, in)."""
     rows = matrix.flatten(0, 1).to(layer.weight.dtype)
     if layer.bias is None:
         return rows.reshape(layer.weight.shape), None
@@ -144,7 +145,7 @@ def from_blocks(layer: Layer, matrix: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def mask_by_block(layer: Layer, mask: Tensor) -> Tensor:
-    """A mask of a layer's weights as `weights_by_block` has them; biases stay (True)."""
+    """Return a mask of a layer's weights in the shape of `weights_by_block`; biases stay (True)."""
     rows = mask.to(layer.weight.device).flatten(1)
     if layer.bias is not None:
         rows = torch.cat([rows, torch.ones_like(rows[:, :1])], 1)
@@ -152,9 +153,9 @@ def mask_by_block(layer: Layer, mask: Tensor) -> Tensor:
 
 
 def damped_inverse(matrices: Tensor, damping: float) -> Tensor:
-    """Inverses of symmetric matrices with ``damping`` times their mean eigenvalue on the diagonal. Shape (n, d, d)."""
+    """Invert symmetric matrices with ``damping`` times their mean eigenvalue on the diagonal. Shape (n, d, d)."""
     mean = matrices.diagonal(dim1=-2, dim2=-1).mean()
-    # A layer that reads or learns nothing has zeros only; its inverse is large, and finite.
+    # The matrix of a layer without input or gradient is zero; its inverse is large, and finite.
     ridge = (damping * mean).clamp_min(1e-150)
     identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
     return torch.cholesky_inverse(torch.linalg.cholesky(matrices + ridge * identity))
@@ -162,7 +163,7 @@ def damped_inverse(matrices: Tensor, damping: float) -> Tensor:
 
 @dataclass(frozen=True)
 class _Call:
-    """One run of a layer. ``probe``: zeros added to its output, to differentiate by."""
+    """One forward call of a layer. ``probe``: zeros added to its output, to differentiate by."""
 
     name: str
     layer: Layer
@@ -172,14 +173,14 @@ class _Call:
 
 @contextmanager
 def _observed(model: nn.Module) -> Iterator[list[_Call]]:
-    """Every run of a layer is noted, in evaluation mode, for as long as the context lasts."""
+    """Record every forward call of every layer, in evaluation mode, for as long as the context lasts."""
     calls: list[_Call] = []
     training = {module: module.training for module in model.modules()}
     handles = []
 
     def observer(name: str, layer: Layer) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         def observe(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            # The output itself would not do: an activation may overwrite it in place.
+            # Not the output itself: an activation may overwrite it in place.
             probe = torch.zeros_like(output).requires_grad_()
             calls.append(_Call(name, layer, inputs[0].detach(), probe))
             return output + probe
@@ -200,27 +201,30 @@ def _observed(model: nn.Module) -> Iterator[list[_Call]]:
 def _gradients(
     model: nn.Module, batches: Batches, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> Iterator[tuple[int, list[tuple[_Call, Tensor]]]]:
-    """By batch: its images, and each run of a layer with the gradient of the batch's summed loss at its output."""
+    """Yield every batch's size and layer calls, with the gradient of its summed loss at each call's output."""
     with _observed(model) as calls, torch.enable_grad():
         for inputs, targets in batches:
             total = loss(model(inputs), targets)
-            found = torch.autograd.grad(total, [call.probe for call in calls], allow_unused=True)
-            gradients = [call.probe if g is None else g for call, g in zip(calls, found, strict=True)]
+            at_probes = torch.autograd.grad(total, [call.probe for call in calls], allow_unused=True)
+            gradients = [call.probe if g is None else g for call, g in zip(calls, at_probes, strict=True)]
             yield len(targets), [(call, g.detach()) for call, g in zip(calls, gradients, strict=True)]
             calls.clear()
 
 
 def _squares(call: _Call, gradient: Tensor) -> Tensor:
-    """Sum over images of the squared gradients by the weights. Shape (groups, out, in)."""
+    """Return the sum over images of the squared gradients by the weights. Shape (groups, out, in)."""
     if _positions(call.layer, gradient) == 1:
-        g, x = (rows.flatten(1, 2).square() for rows in (_made(call.layer, gradient), _read(call.layer, call.inputs)))
+        g, x = (
+            rows.flatten(1, 2).square()
+            for rows in (_output_rows(call.layer, gradient), _input_rows(call.layer, call.inputs))
+        )
         return g.transpose(1, 2) @ x
     blocks = weights_by_block(call.layer)
     per_image = blocks.numel() + _positions(call.layer, gradient) * len(blocks) * blocks.shape[2]
     step = max(1, _VALUES_AT_ONCE // per_image)
     total = torch.zeros_like(blocks)
     for inputs, part in zip(torch.split(call.inputs, step), torch.split(gradient, step), strict=True):
-        total += (_made(call.layer, part).transpose(-1, -2) @ _read(call.layer, inputs)).square().sum(1)
+        total += (_output_rows(call.layer, part).transpose(-1, -2) @ _input_rows(call.layer, inputs)).square().sum(1)
     return total
 
 
@@ -229,7 +233,7 @@ def _traces(matrices: Tensor) -> Tensor:
 
 
 def _drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Labels from the softmax of logits: the largest after Gumbel noise. The same on every device. Shape (B,)."""
+    """Draw labels from the softmax of logits by Gumbel noise, the same on every device. Shape (B,)."""
     uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64).clamp_min(1e-300)
     return (logits.double() - (-uniform.log()).log().to(logits.device)).argmax(1)
 
@@ -244,20 +248,20 @@ def _square(layer: Layer, axis: str) -> Tensor:
     return blocks.new_zeros(len(blocks), edge, edge)
 
 
-def _read(layer: Layer, inputs: Tensor) -> Tensor:
-    """What the layer reads, (groups, images, positions, in), float64."""
+def _input_rows(layer: Layer, inputs: Tensor) -> Tensor:
+    """Return a layer's input as rows, (groups, images, positions, in), float64."""
     if isinstance(layer, nn.Conv2d):
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
-        found = F.unfold(padded.double(), layer.kernel_size, layer.dilation, stride=layer.stride)
-        rows = found.view(len(found), layer.groups, -1, found.shape[2]).permute(1, 0, 3, 2)
+        patches = F.unfold(padded.double(), layer.kernel_size, layer.dilation, stride=layer.stride)
+        rows = patches.view(len(patches), layer.groups, -1, patches.shape[2]).permute(1, 0, 3, 2)
     else:
         rows = inputs.double().flatten(1, -2)[None] if inputs.dim() > 2 else inputs.double()[None, :, None]
     return rows if layer.bias is None else torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
 
 
-def _made(layer: Layer, outputs: Tensor) -> Tensor:
-    """Outputs, or gradients at them, (groups, images, positions, out), float64."""
+def _output_rows(layer: Layer, outputs: Tensor) -> Tensor:
+    """Return outputs, or gradients at them, as rows, (groups, images, positions, out), float64."""
     if isinstance(layer, nn.Conv2d):
         return outputs.double().reshape(len(outputs), layer.groups, -1, outputs[0, 0].numel()).permute(1, 0, 3, 2)
     return outputs.double().flatten(1, -2)[None] if outputs.dim() > 2 else outputs.double()[None, :, None]
@@ -269,7 +273,7 @@ def _positions(layer: Layer, outputs: Tensor) -> int:
 
 
 def _covariance(rows_of: Callable[[Layer, Tensor], Tensor], layer: Layer, values: Tensor) -> Tensor:
-    """Sum over images and positions of x x^T, a few images at a time. Shape (groups, d, d)."""
+    """Return the sum over images and positions of x x^T, computed a few images at a time. Shape (groups, d, d)."""
     step = max(1, _VALUES_AT_ONCE // max(1, rows_of(layer, values[:1]).numel()))
     pieces = (rows_of(layer, piece).flatten(1, 2) for piece in torch.split(values, step))
     total = sum(rows.transpose(1, 2) @ rows for rows in pieces)

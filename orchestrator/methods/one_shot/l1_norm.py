@@ -14,13 +14,13 @@ from orchestrator.surgery.selection import Scope
 
 @dataclass
 class L1Norm(Method):
-    """Filters with the smallest sum of absolute weights go first.
+    """Filters with the smallest sum of absolute weights are removed first.
 
     Paper 001, section 1.4 (PFEC): score of a filter = sum |w|, ranked inside each layer. Channels that several layers
     share (residual sums, depthwise convolutions) score the mean of their layers' sums.
 
-    Differs from the paper: shared channels may be pruned too, where PFEC leaves a residual block's output alone; name
-    the counts with ``target.kept`` for PFEC's own plans.
+    Differs from the paper: shared channels may be pruned too, where PFEC leaves a residual block's output alone; state
+    the counts in ``target.kept`` for PFEC's own plans.
     """
 
     default_scope: ClassVar[Scope] = "uniform"

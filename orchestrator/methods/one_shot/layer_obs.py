@@ -24,21 +24,22 @@ from orchestrator.surgery.selection import Scope, Selection, WeightSelection
 
 @dataclass
 class LayerwiseOptimalBrainSurgeon(Method):
-    """Weights that change their layer's output least go first, layer by layer; those left make up for them.
+    """Weights that change their layer's output least are removed first, layer by layer; the others compensate for them.
 
     Paper 002, section 2.2 (L-OBS): H = E[x x^T] over training images with a 1 for the bias, patches for convolutions;
-    sensitivity of weight i of a unit = w_i^2 / (2 [H^-1]_ii), sorted once for each layer; weights go in that order, and
-    each adds -w_i / [H^-1]_ii H^-1[:, i] to its unit; what has gone is set to zero again in the end. In float64.
+    sensitivity of weight i of a unit = w_i^2 / (2 [H^-1]_ii), sorted once for each layer; weights are removed in that
+    order, each removal adds -w_i / [H^-1]_ii H^-1[:, i] to its unit; removed weights are zeroed again in the end. In
+    float64.
 
     Differs from the paper: H is summed over positions, which changes no layer's order; its inverse is that of H with
-    ``damping`` times its mean eigenvalue on the diagonal and not Woodbury's from 1e6 I; a group of a convolution is a
-    layer of its own to H, but not to the order; biases change, but stay.
+    ``damping`` times its mean eigenvalue on the diagonal and not Woodbury's from 1e6 I; each group of a
+    convolution has its own H, but the order is the layer's; biases change, but stay.
     """
 
     damping: Positive = 0.1
-    """In mean eigenvalues of H. With less, inputs that resemble each other all look dispensable at once."""
+    """Damping of H, in its mean eigenvalues. With less, similar inputs all look dispensable at once."""
     images: Count = 10000
-    """Training images that H is taken over."""
+    """Training images that H is computed from."""
     granularities: ClassVar[tuple[str, ...]] = ("weights",)
     default_scope: ClassVar[Scope] = "uniform"
     reads_data: ClassVar[bool] = True
@@ -64,28 +65,28 @@ class LayerwiseOptimalBrainSurgeon(Method):
         return replace(selection, values=values)
 
     def _inverses(self, model: nn.Module, task: PruneTask) -> dict[str, Tensor]:
-        found = input_covariances(model, some_images(task, self.images))
-        return {name: damped_inverse(covariance, self.damping) for name, covariance in found.items()}
+        covariances = input_covariances(model, some_images(task, self.images))
+        return {name: damped_inverse(covariance, self.damping) for name, covariance in covariances.items()}
 
 
 def sensitivities(weights: Tensor, inverse: Tensor) -> Tensor:
-    """w^2 / (2 [H^-1]_ii): what the squared change of the output grows by, halved. Shape (groups, out, in)."""
+    """Return w^2 / (2 [H^-1]_ii), half the increase of the output's squared error. Shape (groups, out, in)."""
     return weights.square() / (2 * inverse.diagonal(dim1=-2, dim2=-1)[:, None])
 
 
 def compensated(weights: Tensor, inverse: Tensor, kept: Tensor) -> Tensor:
-    """The weights after all that are not ``kept`` have gone, one by one. Shapes (groups, out, in), inverse (g, in, in).
+    """Return the weights after removing those not ``kept`` one by one. Shapes (groups, out, in), inverse (g, in, in).
 
-    Units change apart from each other: the k-th weights to go of all units go at once.
+    Units are independent of each other: the k-th removals of all units are done at once.
     """
     rows = weights.flatten(0, 1).clone()
-    gone = ~kept.flatten(0, 1)
+    removed = ~kept.flatten(0, 1)
     block = torch.arange(len(weights), device=weights.device).repeat_interleave(weights.shape[1])
     diagonal = inverse.diagonal(dim1=-2, dim2=-1)[block]
-    order = sensitivities(weights, inverse).flatten(0, 1).masked_fill(~gone, torch.inf).argsort(dim=1, stable=True)
-    count = gone.sum(1)
+    order = sensitivities(weights, inverse).flatten(0, 1).masked_fill(~removed, torch.inf).argsort(dim=1, stable=True)
+    count = removed.sum(1)
     for k in range(int(count.max())):
         column = order[:, k : k + 1]
         step = rows.gather(1, column) / diagonal.gather(1, column) * (k < count)[:, None]
         rows -= step * inverse[block, column[:, 0]]
-    return rows.masked_fill(gone, 0).view_as(weights)
+    return rows.masked_fill(removed, 0).view_as(weights)

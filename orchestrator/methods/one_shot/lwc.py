@@ -16,18 +16,18 @@ from orchestrator.surgery.selection import Scope
 
 @dataclass
 class LearningWeightsAndConnections(Method):
-    """Single weights below a multiple of their layer's standard deviation go.
+    """Single weights below a multiple of their layer's standard deviation are removed.
 
     Paper 002, section 2.2 (LWC, Han et al. 2015): threshold of a layer = quality * std(w). With a sparsity given, the
     quality follows from it: weights are ranked by |w| / std(w) over all layers, so that one quality holds for all.
 
-    Differs from the paper: one quality for all layers, where the paper tunes one for each; what retraining and dropout
-    do is the retraining schedule's and the model's; nothing is repeated unless the target has steps, and a layer's
-    standard deviation is then that of the weights that are left.
+    Differs from the paper: one quality for all layers, where the paper tunes one for each; retraining and dropout are
+    those of the retraining schedule and the model; pruning is not repeated unless the target has steps, and a layer's
+    standard deviation is then that of the weights that remain.
     """
 
     quality: Positive = 1.0
-    """Where the target has no sparsity: the threshold in standard deviations of the layer's weights."""
+    """The threshold in standard deviations of the layer's weights, where the target has no sparsity."""
     granularities: ClassVar[tuple[str, ...]] = ("weights",)
     default_scope: ClassVar[Scope] = "global"
     finds_sparsity: ClassVar[bool] = True
@@ -42,9 +42,9 @@ class LearningWeightsAndConnections(Method):
 
 
 def _spread(weight: Tensor) -> Tensor:
-    """Standard deviation of the weights that have not gone (are not zero)."""
-    left = (weight != 0).to(weight.dtype)
-    count = left.sum().clamp_min(1)
-    centred = (weight - weight.sum() / count) * left
-    # Weights that are all alike have no spread; none of them is below it then.
+    """Return the standard deviation of the weights that are not zero (not removed in earlier steps)."""
+    remaining = (weight != 0).to(weight.dtype)
+    count = remaining.sum().clamp_min(1)
+    centred = (weight - weight.sum() / count) * remaining
+    # Equal weights have a deviation of zero; clamped, so that the scores stay finite and none is below the threshold.
     return (centred.square().sum() / count).sqrt().clamp_min(torch.finfo(weight.dtype).tiny)

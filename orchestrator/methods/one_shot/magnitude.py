@@ -14,7 +14,7 @@ from orchestrator.surgery.selection import Scope
 
 @dataclass
 class Magnitude(Method):
-    """Single weights with the smallest absolute value go first, over all layers or layer by layer.
+    """Single weights with the smallest absolute value are removed first, over all layers or layer by layer.
 
     Paper 001, section 1.4 (weight-level magnitude): one threshold on |w| over all weights; ``target.scope: uniform``
     takes the same share of every layer instead.

@@ -25,25 +25,27 @@ from orchestrator.surgery.selection import Scope, Selection, WeightSelection
 
 @dataclass
 class MLPrune(Method):
-    """Weights whose removal raises the loss least by a Kronecker-factored Fisher matrix go first, over all layers.
+    """Weights whose removal raises the loss least by a Kronecker-factored Fisher matrix are removed first, over all
+    layers.
 
-    Paper 002, section 2.1: A = E[a a^T] of what a layer reads (with a 1 for the bias), G = E[g g^T] of the gradients at
+    Paper 002, section 2.1: A = E[a a^T] of a layer's input (with a 1 for the bias), G = E[g g^T] of the gradients at
     its output, labels drawn from the network's softmax, convolutions as in KFC; saliency = w_ij^2 / (2 [A^-1]_ii
-    [G^-1]_jj); one threshold over all layers. What is left then changes by -G^-1 C A^-1, with C_ij = w_ij / ([A^-1]_ii
-    [G^-1]_jj) where a weight goes and 0 elsewhere, unless that raises the loss on the calibration images.
+    [G^-1]_jj); one threshold over all layers. The remaining weights change by -G^-1 C A^-1, with C_ij = w_ij /
+    ([A^-1]_ii [G^-1]_jj) where a weight is removed and 0 elsewhere, unless that raises the loss on the calibration
+    images.
 
     Differs from the paper, whose damping is not known: A + pi sqrt(eps) I and G + sqrt(eps) / pi I, pi^2 the ratio of
     the mean eigenvalues of A and G, eps = ``damping`` times their product. G is scaled, layer by layer, until the
     trace of A (x) G is that of single images' gradients: the one threshold compares layers. Grouped convolutions have
-    factors for every group; biases stay. Weights that went in earlier steps stay in A and G.
+    factors for every group; biases stay. Weights removed in earlier steps stay in A and G.
     """
 
     damping: Positive = 0.1
-    """In mean eigenvalues of A (x) G. With less, inputs that resemble each other all look dispensable at once."""
+    """Damping, in mean eigenvalues of A (x) G. With less, similar inputs all look dispensable at once."""
     images: Count = 10000
-    """Training images that the factors are taken over."""
+    """Training images that the factors are computed from."""
     compensation: bool = True
-    """Change the weights that are left, where that lowers the loss."""
+    """Change the remaining weights, where that lowers the loss."""
     granularities: ClassVar[tuple[str, ...]] = ("weights",)
     default_scope: ClassVar[Scope] = "global"
     reads_data: ClassVar[bool] = True
@@ -79,30 +81,30 @@ class MLPrune(Method):
         return replace(selection, values=changed)
 
     def _inverses(self, model: nn.Module, task: PruneTask) -> dict[str, KroneckerFactors]:
-        found = kronecker_factors(model, some_images(task, self.images), task.generator)
-        # With eps in mean eigenvalues, pi sqrt(eps) is sqrt(damping) of A's, and sqrt(eps) / pi that of G's.
+        factors = kronecker_factors(model, some_images(task, self.images), task.generator)
+        # In mean eigenvalues, pi sqrt(eps) is sqrt(damping) of A's, and sqrt(eps) / pi is sqrt(damping) of G's.
         share = self.damping**0.5
         return {
             name: KroneckerFactors(damped_inverse(f.inputs, share), damped_inverse(f.gradients, share))
-            for name, f in found.items()
+            for name, f in factors.items()
         }
 
 
 def compensated(weights: Tensor, inverses: KroneckerFactors, kept: Tensor) -> Tensor:
-    """W - G^-1 C A^-1 where a weight is kept, 0 elsewhere. Shape (groups, out, in)."""
-    gone = torch.where(kept, 0.0, weights / _diagonal(inverses))
-    return (weights - inverses.gradients @ gone @ inverses.inputs).masked_fill(~kept, 0)
+    """Return W - G^-1 C A^-1 where a weight is kept, 0 elsewhere. Shape (groups, out, in)."""
+    removed = torch.where(kept, 0.0, weights / _diagonal(inverses))
+    return (weights - inverses.gradients @ removed @ inverses.inputs).masked_fill(~kept, 0)
 
 
 def _diagonal(inverses: KroneckerFactors) -> Tensor:
-    """[A^-1]_ii [G^-1]_jj. Shape (groups, out, in)."""
+    """Return [A^-1]_ii [G^-1]_jj. Shape (groups, out, in)."""
     inputs, gradients = (f.diagonal(dim1=-2, dim2=-1) for f in (inverses.inputs, inverses.gradients))
     return gradients[:, :, None] * inputs[:, None]
 
 
 @torch.no_grad()
 def _loss(model: nn.Module, task: PruneTask, values: dict[str, Tensor]) -> float:
-    """Mean loss on the calibration images with other values for some parameters."""
+    """Return the mean loss on the calibration images with other values for some parameters."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     losses = []
@@ -111,5 +113,5 @@ def _loss(model: nn.Module, task: PruneTask, values: dict[str, Tensor]) -> float
         losses.append(task.loss(logits, targets))
     for module, mode in training.items():
         module.training = mode
-    found = float(torch.stack(losses).mean())
-    return found if found == found else torch.inf
+    mean = float(torch.stack(losses).mean())
+    return mean if mean == mean else torch.inf

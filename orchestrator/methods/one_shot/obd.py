@@ -22,18 +22,18 @@ from orchestrator.surgery.selection import Scope
 
 @dataclass
 class OptimalBrainDamage(Method):
-    """Weights, or filters, whose removal raises the loss least by a diagonal second-order estimate go first.
+    """Weights, or filters, whose removal raises the loss least by a diagonal second-order estimate are removed first.
 
     Paper 002, section 2.2 (OBD): saliency of a weight = h w^2 / 2 with h = E[(dL/dw)^2], the diagonal of the empirical
     Fisher matrix over single training images; all layers are ranked together. A filter's saliency is the sum of its
     weights', and channels that several layers share have the sum of their layers'.
 
-    Differs from the paper: the empirical Fisher stands for LeCun's diagonal second derivatives; weights go at once
-    unless the target has steps.
+    Differs from the paper: the empirical Fisher replaces LeCun's diagonal second derivatives; weights are removed at
+    once unless the target has steps.
     """
 
     images: Count = 10000
-    """Training images that h is the mean over: of a well trained network's, few have a gradient to speak of."""
+    """Training images that h is the mean over; many, as few images of a well trained network have large gradients."""
     granularities: ClassVar[tuple[str, ...]] = ("weights", "channels")
     default_scope: ClassVar[Scope] = "global"
     reads_data: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Random pruning, the control that every criterion has to beat."""
+"""Random pruning, the control for every criterion."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from orchestrator.surgery.selection import Scope
 
 @dataclass
 class Random(Method):
-    """Scores drawn from U(0, 1): filters or weights go at random.
+    """Filters or weights are removed at random: scores are drawn from U(0, 1).
 
     Paper 001 (Network Pruning That Matters), random pruning: the same per-layer counts as the criterion it is
     compared with, scores i.i.d. uniform. With ``scope: uniform`` every layer loses the same share; with ``global`` all
-    units are drawn from one urn.
+    units are ranked together.
     """
 
     granularities: ClassVar[tuple[str, ...]] = ("channels", "weights")

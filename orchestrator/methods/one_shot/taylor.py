@@ -15,14 +15,14 @@ from orchestrator.surgery.selection import Scope
 
 @dataclass
 class Taylor(Method):
-    """Filters whose removal changes the loss least, to first order, go first.
+    """Filters whose removal changes the loss least, to first order, are removed first.
 
     Paper 001, section 1.4 (Taylor): a gate z = 1 on every output channel, after batch-norm where there is one; score =
     (z dL/dz)^2 of a batch, averaged over batches; all layers are ranked together. The gates of channels that several
     layers share are one gate: their gradients add up before they are squared.
 
-    Differs from the paper: all filters go at once, from one set of scores, and not 100 at a time with an average that
-    moves; shared gates are not divided by the number of branches.
+    Differs from the paper: all filters are removed at once, by one set of scores, and not 100 at a time by a moving
+    average; shared gates are not divided by the number of branches.
     """
 
     default_scope: ClassVar[Scope] = "global"
@@ -39,11 +39,11 @@ class Taylor(Method):
                 loss = task.loss(model(inputs), targets)
                 parts = [gate.values for gate in gates]
                 gradients = torch.autograd.grad(loss, parts)
-                found: dict[str, Tensor] = {}
+                by_group: dict[str, Tensor] = {}
                 for gate, gradient in zip(gates, gradients, strict=True):
                     unit = per_unit(gradient, gate.channels)
-                    found[gate.group] = found[gate.group] + unit if gate.group in found else unit
-                for name, unit in found.items():
+                    by_group[gate.group] = by_group[gate.group] + unit if gate.group in by_group else unit
+                for name, unit in by_group.items():
                     score = unit.square() / len(batches)
                     totals[name] = totals[name] + score if name in totals else score
         model.train(training)

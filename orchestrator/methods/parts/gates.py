@@ -26,11 +26,11 @@ class Gate:
 
 
 def gate_sites(model: nn.Module, group: ChannelGroup) -> list[tuple[str, Channels]]:
-    """The layers to gate so that each way into the group's channels passes one gate.
+    """Return the layers to gate so that each path into the group's channels passes one gate.
 
     Batch-norm layers where the group has any (a factor before batch-norm would be normalised away), else the
     convolutions and linear layers themselves. A layer fed by a layer of the same group (a depthwise convolution) is
-    gated too: zero stays zero through it only without a bias.
+    gated too: without a gate, its bias would turn a zero into something else.
     """
     sites = [(name, channels) for name, _, channels in norms(group, model)]
     return sites or [(name, channels) for name, _, channels in filters(group, model)]
@@ -38,7 +38,7 @@ def gate_sites(model: nn.Module, group: ChannelGroup) -> list[tuple[str, Channel
 
 @contextmanager
 def gated(model: nn.Module, groups: Sequence[ChannelGroup]) -> Iterator[list[Gate]]:
-    """Gates of value 1 on every group for as long as the context lasts; differentiate by ``gate.values``."""
+    """Put gates of value 1 on every group for as long as the context lasts; differentiate by ``gate.values``."""
     gates: list[Gate] = []
     handles: list[RemovableHandle] = []
     try:
@@ -77,7 +77,7 @@ def insert(model: nn.Module, layer: str, start: float) -> TrainedGate:
 
 @torch.no_grad()
 def fold(model: nn.Module, gate: TrainedGate) -> None:
-    """Multiply a gate into its layer's weights and bias and remove it; the network computes what it did."""
+    """Multiply a gate into its layer's weights and bias and remove it; the network's function stays the same."""
     fold_into(model.get_submodule(gate.layer), gate.values)
     gate.handle.remove()
 
@@ -100,7 +100,7 @@ class _Scaling:
 
 @dataclass
 class SharedGate:
-    """One factor a unit, on the outputs of all layers that share the units; they start at 1."""
+    """One factor a unit, on the outputs of all layers that share the units; first 1."""
 
     values: Tensor
     sites: list[tuple[str, Channels]]
@@ -117,12 +117,12 @@ class SharedGate:
         return gate
 
     def score(self) -> Tensor:
-        """(z dL/dz)^2 of the last backward pass, divided by the number of layers. Shape (units,)."""
+        """Return (z dL/dz)^2 of the last backward pass, divided by the number of layers. Shape (units,)."""
         assert self.values.grad is not None
         return (self.values.detach() * self.values.grad).square() / len(self.sites)
 
     def fold(self, model: nn.Module) -> None:
-        """Multiply into the layers' weights and biases and go; the network computes what it did."""
+        """Multiply the factors into weights and biases and remove the gate; the network's function stays the same."""
         for layer, channels in self.sites:
             module = model.get_submodule(layer)
             fold_into(module, _UnitFactors.of(module, self.values, channels).factors())
@@ -140,7 +140,7 @@ class _UnitFactors:
         return cls(values, unit_of_channel(channels, len(module.get_parameter("weight"))).to(values.device))
 
     def factors(self) -> Tensor:
-        """One factor a channel of the layer; 1 for channels of other groups."""
+        """Return one factor a channel of the layer; 1 for channels of other groups."""
         return torch.cat([self.values, self.values.new_ones(1)]).index_select(0, self.units)
 
     def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Effective weights: layers that compute with a function of their weights, while the weights stay what is trained."""
+"""Reparametrization: layers compute with a function of their weights, while the weights themselves are trained."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 
 def straight_through(values: Tensor, factor: Tensor) -> Tensor:
-    """``values * factor`` whose gradient by ``values`` is that of the product, whatever the factor."""
+    """Return ``values * factor``, with the product's gradient passed on to ``values`` unchanged (straight-through)."""
     return values + (values * factor - values).detach()
 
 
 class Reparametrization:
-    """Lets a layer compute with ``effective(weight)`` until :meth:`remove`.
+    """Makes a layer compute with ``effective(weight)`` until :meth:`remove`.
 
-    Only during a forward pass does ``layer.weight`` mean the effective weight. At any other time it is the parameter,
-    which keeps its name, its place in the state and its own values; gradients reach it through ``effective``.
+    ``layer.weight`` is the effective weight during a forward pass only. At any other time it is the parameter, which
+    keeps its name, its entry in the state and its own values; gradients reach it through ``effective``.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, effective: Callable[[Tensor], Tensor]) -> None:
@@ -37,7 +37,7 @@ class _Enter:
     effective: Callable[[Tensor], Tensor]
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
-        # An entry of the instance's own dictionary hides the parameter of that name without removing it.
+        # An entry of the instance's __dict__ hides the parameter of that name without removing it.
         module.__dict__["weight"] = self.effective(module.get_parameter("weight"))
 
 

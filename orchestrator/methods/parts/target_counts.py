@@ -1,4 +1,4 @@
-"""How large a network the target asks for, before it is known which channels go."""
+"""The size that the target asks for, before the channels to remove are known."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from orchestrator.surgery.selection import select_channels
 
 
 class NoBudget(PrunesweepError, ValueError):
-    """A training that aims at a size, and nothing that says which."""
+    """Raised where a training aims at a size and the target states none."""
 
 
-def planned_counts(task: PruneTask) -> Counts:
-    """Units each group keeps where all groups lose the same share: shape (groups,).
+def target_counts(task: PruneTask) -> Counts:
+    """Return the units each group keeps where all groups lose the same share. Shape (groups,).
 
     Raises :class:`NoBudget` where the target has neither a sparsity nor counts to keep.
     """

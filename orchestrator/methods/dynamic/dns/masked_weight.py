@@ -1,4 +1,4 @@
-"""Masked weights: a layer's weight, the mask it is used with, and the thresholds that change the mask (DNS)."""
+"""Masked weights: a layer's weight, its mask, and the thresholds that change the mask (DNS)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.methods.parts.reparametrization import straight_through
 
 
 class MaskedWeight:
-    """A layer's weight, the mask it is used with, and the thresholds that change the mask."""
+    """A layer's weight, its mask, and the thresholds that change the mask."""
 
     def __init__(self, name: str, layer: nn.Conv2d | nn.Linear, c: float) -> None:
         self.name = name
@@ -21,7 +21,7 @@ class MaskedWeight:
         self.deviation = (size.square().sum() / count - self.mean.square()).clamp(min=1e-24).sqrt()
         self.c = c
         self.quota: int | None = None
-        """Weights that the target wants masked; None where ``c`` decides."""
+        """Number of weights to mask for the target; None where ``c`` decides."""
         self.mask = torch.ones_like(self.weight, requires_grad=False)
 
     def effective(self, weight: Tensor) -> Tensor:
@@ -35,12 +35,12 @@ class MaskedWeight:
         return self.weight.detach().abs().flatten().kthvalue(self.quota).values
 
     def update(self) -> None:
-        """Mask what is below 0.9 thresholds, use again what is above 1.1, leave what lies between."""
+        """Mask weights up to 0.9 thresholds, restore those above 1.1, leave those between."""
         threshold, size = self.threshold(), self.weight.abs()
         self.mask = torch.where(size <= 0.9 * threshold, 0.0, torch.where(size > 1.1 * threshold, 1.0, self.mask))
 
     def meet_quota(self) -> None:
-        """Mask exactly the quota's number of smallest weights, where there is a quota."""
+        """Mask exactly the ``quota`` smallest weights, where there is a quota."""
         if self.quota is not None:
             lowest = self.weight.abs().flatten().argsort(stable=True)[: self.quota]
             mask = torch.ones(self.weight.numel(), device=self.weight.device)

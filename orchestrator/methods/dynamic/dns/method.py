@@ -17,18 +17,18 @@ from orchestrator.surgery.selection import Scope, WeightSelection
 
 
 class UnusableThresholds(PrunesweepError, ValueError):
-    """Threshold factors that do not fit the network's layers."""
+    """Raised for threshold factors that do not fit the network's layers."""
 
 
 @dataclass
 class DynamicNetworkSurgery(Method):
-    """Small weights are masked while all of them train on, and spliced back where they have grown.
+    """Small weights are masked while all of them train on, and restored where they have grown.
 
     Paper 002, section 2.2 (DNS): per layer mu = mean |w| and sigma = std |w| over its non-zero weights, once, at the
     start; a = 0.9 max(mu + c sigma, 0), b = 1.1 max(mu + c sigma, 0). At iteration i, with probability
     (1 + gamma i)^-power and until ``iter_stop``, weights of |w| <= a are masked, masked weights of |w| > b return, the
     others stay as they are. The network computes with w * mask; the gradient reaches masked weights, too. Without a
-    sparsity in the target, what is masked at the end goes.
+    sparsity in the target, the weights masked at the end are removed.
 
     With a sparsity, the target decides instead of ``c``: one c for all layers (``scope: global``) or one for each
     (``uniform``) gives every layer a number of weights to lose, by the weights at the start; at every update the
@@ -60,14 +60,14 @@ class DynamicNetworkSurgery(Method):
 
     @torch.no_grad()
     def prepare(self, model: nn.Module, task: PruneTask) -> None:
-        found = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        factors = [self.c] * len(found) if self.c_by_layer is None else self.c_by_layer
-        if len(factors) != len(found):
-            names = ", ".join(name for name, _ in found)
-            raise UnusableThresholds(f"c_by_layer: {len(factors)} values for {len(found)} layers: {names}")
+        layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        factors = [self.c] * len(layers) if self.c_by_layer is None else self.c_by_layer
+        if len(factors) != len(layers):
+            names = ", ".join(name for name, _ in layers)
+            raise UnusableThresholds(f"c_by_layer: {len(factors)} values for {len(layers)} layers: {names}")
         self._masked = [
             MaskedWeight(f"{name}.weight" if name else "weight", layer, c)
-            for (name, layer), c in zip(found, factors, strict=True)
+            for (name, layer), c in zip(layers, factors, strict=True)
         ]
         if task.target.sparsity is not None or task.target.kept is not None:
             above = {part.name: (part.weight.abs() - part.mean) / part.deviation for part in self._masked}
@@ -75,13 +75,13 @@ class DynamicNetworkSurgery(Method):
             assert isinstance(selection, WeightSelection)
             for part in self._masked:
                 part.quota = int((~selection.masks[part.name]).sum())
-        self._swaps = [Reparametrization(part.layer, part.effective) for part in self._masked]
+        self._reparametrizations = [Reparametrization(part.layer, part.effective) for part in self._masked]
         self._generator = task.generator
         self._iteration = 0
         self._last_iteration = round(self.iter_stop * task.steps)
         self._update()
         if self._last_iteration == 0:
-            self._settle()
+            self._meet_quotas()
 
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
@@ -89,13 +89,13 @@ class DynamicNetworkSurgery(Method):
         if self._iteration < self._last_iteration:
             self._update()
         elif self._iteration == self._last_iteration:
-            self._settle()
+            self._meet_quotas()
 
     @torch.no_grad()
     def scores(self, model: nn.Module, task: PruneTask) -> Scores:
-        """|w| of weights in use; below zero, in the order of |w|, for masked ones."""
+        """Return |w| of active weights; below zero, in the order of |w|, for masked ones."""
         if self._iteration < self._last_iteration:
-            self._settle()
+            self._meet_quotas()
         return {
             part.name: torch.where(part.mask > 0, part.weight.abs(), part.weight.abs() - part.weight.abs().max() - 1)
             for part in self._masked
@@ -106,10 +106,10 @@ class DynamicNetworkSurgery(Method):
 
     @torch.no_grad()
     def finish(self, model: nn.Module) -> None:
-        for part, swap in zip(self._masked, self._swaps, strict=True):
-            swap.remove()
+        for part, reparametrization in zip(self._masked, self._reparametrizations, strict=True):
+            reparametrization.remove()
             part.weight.mul_(part.mask)
-        self._masked, self._swaps = [], []
+        self._masked, self._reparametrizations = [], []
 
     def _update(self) -> None:
         probability = (1 + self.gamma * self._iteration) ** -self.power
@@ -117,6 +117,6 @@ class DynamicNetworkSurgery(Method):
             if float(torch.rand((), generator=self._generator)) < probability:
                 part.update()
 
-    def _settle(self) -> None:
+    def _meet_quotas(self) -> None:
         for part in self._masked:
             part.meet_quota()

@@ -1,4 +1,4 @@
-"""The activation volume of a network, and how hard one above its budget is pushed down (BAR)."""
+"""The activation volume of a network, and the factor of the penalty on a volume near its budget (BAR)."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ _CEILING = 1e10
 
 @torch.no_grad()
 def unit_areas(model: nn.Module, groups: Sequence[ChannelGroup], example: Tensor) -> Tensor:
-    """Positions of the maps that convolutions and linear layers make of every unit. Shape (units of all groups,)."""
-    makers = [[(name, len(channels[0])) for name, _, channels in filters(group, model)] for group in groups]
+    """Return the size of each unit's maps behind convolutions and linear layers. Shape (units of all groups,)."""
+    producers = [[(name, len(channels[0])) for name, _, channels in filters(group, model)] for group in groups]
     positions: dict[str, int] = {}
 
-    def note(name: str) -> Any:
+    def record(name: str) -> Any:
         return lambda module, inputs, output: positions.update({name: output[0, 0].numel()})
 
-    handles = [model.get_submodule(name).register_forward_hook(note(name)) for own in makers for name, _ in own]
+    handles = [model.get_submodule(name).register_forward_hook(record(name)) for own in producers for name, _ in own]
     training = {module: module.training for module in model.modules()}
     model.eval()(example)
     for module, mode in training.items():
         module.training = mode
     for handle in handles:
         handle.remove()
-    areas = [sum(positions[name] * each for name, each in own) for own in makers]
+    areas = [sum(positions[name] * count for name, count in own) for own in producers]
     return torch.cat([torch.full((group.size,), float(area)) for group, area in zip(groups, areas, strict=True)]).to(
         example.device
     )
 
 
 def budget_factor(volume: Tensor, floor: float, budget: float) -> Tensor:
-    """f = r^2 / (1 - r) of r = (volume - floor) / (budget - floor); 0 below the floor, 1e10 from the budget on."""
+    """Return f = r^2 / (1 - r) of r = (volume - floor) / (budget - floor); 0 below the floor, 1e10 at the budget."""
     r = ((volume - floor) / (budget - floor)).clamp(min=0)
     return torch.where(r < 1, r.square() / (1 - r).clamp(min=1e-12), _CEILING).clamp(max=_CEILING)
 
 
 def progress(share: float) -> float:
-    """A sigmoid of slope 10 that goes from 0 at the training's start to 1 at its end."""
+    """Return the budget's progress: a sigmoid of slope 10, from 0 at the training's start to 1 at its end."""
     first, now = (1 / (1 + math.exp(_SLOPE * (0.5 - x))) for x in (0.0, min(share, 1.0)))
     return (now - first) / (1 - 2 * first)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from orchestrator.methods.base import Method, PruneTask, Scores
 from orchestrator.methods.learned.bar.activation_volume import budget_factor, progress, unit_areas
-from orchestrator.methods.parts.target_counts import planned_counts
+from orchestrator.methods.parts.target_counts import target_counts
 from orchestrator.methods.parts.unit_gates import UnitGates
 from orchestrator.plugins import Count, NonNegative, OpenShare, Positive
 from orchestrator.surgery.selection import Scope
@@ -25,16 +25,16 @@ _DISTILLED = 0.9
 
 
 def stretched(s: Tensor) -> Tensor:
-    """s (zeta - gamma) + gamma: a gate before it is clipped to [0, 1]."""
+    """Return s (zeta - gamma) + gamma: a gate before it is clipped to [0, 1]."""
     return s * (_ZETA - _GAMMA) + _GAMMA
 
 
 @dataclass
 class BAR(Method):
-    """Hard Concrete gates on the channels of the dense network, under an activation budget that tightens.
+    """Hard Concrete gates on the channels of the dense network are trained under a decreasing activation budget.
 
     Paper 004, section 3.3: gate z = clip(1.2 s - 0.1, 0, 1), with s = sigmoid((log u - log(1 - u) + alpha) / 0.667)
-    in training, one u a gate and step, and s = sigmoid(alpha) else. Loss = 0.1 cross-entropy + 0.9 * 16 *
+    in training, one u a gate and step, and s = sigmoid(alpha) otherwise. Loss = 0.1 cross-entropy + 0.9 * 16 *
     distillation from the dense network at temperature 4 + lambda f(V, a, b) L_S, where L_S is the sum over gates of
     map area * sigmoid(alpha - 0.667 log(-gamma / zeta)), V the activation volume (map areas of the gates above 0 at
     test), f = r^2 / (1 - r) of r = (V - a) / (b - a), and b goes from 1.01 of the dense volume to the budget along a
@@ -42,18 +42,18 @@ class BAR(Method):
     without a sparsity in the target, those above 0 stay.
 
     Differs from the paper: the budget is the volume of the network that meets the target with the same share of every
-    group gone, unless ``volume`` states one; the gates have Adam, the weights the dense training's optimizer, where
-    the code has Adam at 1e-3 for both; gradients of gates and weights are clipped to a norm of 5 each by themselves,
-    where the code clips them as one; channels that several layers share have one gate, weighed by the area of all
+    group removed, unless ``volume`` states one; the gates have Adam, the weights the dense training's optimizer, where
+    the code has Adam at 1e-3 for both; gradients of gates and of weights are each clipped to a norm of 5,
+    where the code clips them together; channels that several layers share have one gate, weighted by the area of all
     their maps; there is no mixed-connectivity block.
     """
 
     penalty_weight: NonNegative = 1e-5
-    """lambda times the batch size."""
+    """lambda, times the batch size."""
     volume: OpenShare | None = None
     """Share of the activation volume to keep; None: as the target asks."""
     gate_lr: Positive | None = None
-    """Adam's rate; None: 1e-3 as in the code, but 15 / steps in a training too short to close a gate at that."""
+    """Adam's rate; None: 1e-3 as in the code, but 15 / steps in a training too short to close a gate at that rate."""
     temperature: Positive = 4.0
     sparse_epochs: Count | None = 80
     """Epochs of the sparse training; None: as many as the dense training has."""
@@ -82,8 +82,10 @@ class BAR(Method):
 
     def penalty(self, model: nn.Module, batch: Batch) -> Tensor | None:
         with torch.no_grad(), autocast(batch.inputs.device):
-            taught = self._teacher(batch.inputs)
-        student, teacher = (F.log_softmax(logits.float() / self.temperature, 1) for logits in (batch.logits, taught))
+            teacher_logits = self._teacher(batch.inputs)
+        student, teacher = (
+            F.log_softmax(logits.float() / self.temperature, 1) for logits in (batch.logits, teacher_logits)
+        )
         distilled = F.kl_div(student, teacher, reduction="batchmean", log_target=True) * self.temperature**2
         alive = torch.sigmoid(self._gates.values - _BETA * math.log(-_GAMMA / _ZETA))
         multiplier = self.penalty_weight / len(batch.inputs) * budget_factor(self.volume_now(), *self._bounds())
@@ -97,7 +99,7 @@ class BAR(Method):
 
     @torch.no_grad()
     def volume_now(self) -> Tensor:
-        """Map areas of all gates above 0 at test, summed."""
+        """Return the sum of the map areas of all gates above 0 at test."""
         return ((self._gates.factors() > 0) * self._areas).sum()
 
     @torch.no_grad()
@@ -118,12 +120,12 @@ class BAR(Method):
         return stretched(((u.logit() + alpha) / _BETA).sigmoid()).clamp(0, 1)
 
     def _bounds(self) -> tuple[float, float]:
-        """a and b of this step."""
+        """Return a and b of this step."""
         p = progress(self._step / self._steps)
         budget = (1 - p) * _SLACK * self._whole + p * self._budget
         return self._budget - 1e-4 * _SLACK * self._whole, budget
 
     def _planned_volume(self, task: PruneTask) -> float:
         areas = torch.split(self._areas, [group.size for group in task.groups])
-        counts = planned_counts(task)
+        counts = target_counts(task)
         return sum(float(own[0]) * int(count) for own, count in zip(areas, counts, strict=True))

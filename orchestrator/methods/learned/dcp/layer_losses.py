@@ -1,4 +1,4 @@
-"""The loss that some layers of a network are selected and trained by, instead of the network's own (DCP)."""
+"""The loss by which DCP selects and trains the layers that read a group, instead of the network's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orchestrator.methods.learned.dcp.extra_losses import ExtraLosses, watch
+from orchestrator.methods.learned.dcp.auxiliary_losses import AuxiliaryLosses, record_outputs
 from orchestrator.training.loop import autocast
 
 
@@ -18,37 +18,37 @@ def layer_losses(
     pruned: nn.Module,
     layers: Sequence[str],
     images: Sequence[tuple[Tensor, Tensor]],
-    extra: ExtraLosses,
+    auxiliary: AuxiliaryLosses,
     task_loss: Callable[[Tensor, Tensor], Tensor],
     discrimination: float,
 ) -> list[Callable[[], Tensor]]:
-    """L = L_M + ``discrimination`` * L_S of every batch, as functions of ``pruned`` as it stands when they are called.
+    """Return L = L_M + ``discrimination`` * L_S of every batch, as functions of the state of ``pruned`` at the call.
 
-    L_M: the mean squared distances of the layers' outputs to those of ``model``, summed; L_S: the extra loss next
+    L_M: the mean squared distances of the layers' outputs to those of ``model``, summed; L_S: the next auxiliary loss
     behind the layers, or the network's own.
     """
     with torch.no_grad():
-        wanted = [_outputs(model, inputs, layers)[1] for inputs, _ in images]
-    behind = extra.next_behind(layers)
+        references = [_outputs(model, inputs, layers)[1] for inputs, _ in images]
+    next_head = auxiliary.next_behind(layers)
 
     def loss(index: int) -> Tensor:
         inputs, targets = images[index]
-        logits, found = _outputs(pruned, inputs, layers if behind is None else [*layers, behind[0]])
-        distances = [F.mse_loss(found[name].float(), wanted[index][name].float()) for name in layers]
-        if behind is not None:
-            site, head = behind
-            logits = head(found[site].float())
+        logits, outputs = _outputs(pruned, inputs, layers if next_head is None else [*layers, next_head[0]])
+        distances = [F.mse_loss(outputs[name].float(), references[index][name].float()) for name in layers]
+        if next_head is not None:
+            site, head = next_head
+            logits = head(outputs[site].float())
         return torch.stack(distances).sum() + discrimination * task_loss(logits, targets)
 
     return [partial(loss, index) for index in range(len(images))]
 
 
 def _outputs(model: nn.Module, inputs: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The network's logits, and what some of its layers put out."""
-    seen: dict[str, Tensor] = {}
-    handles = watch(model, layers, seen)
+    """Return the network's logits and the outputs of some of its layers."""
+    outputs: dict[str, Tensor] = {}
+    handles = record_outputs(model, layers, outputs)
     with autocast(inputs.device):
         logits = model(inputs)
     for handle in handles:
         handle.remove()
-    return logits, seen
+    return logits, outputs

@@ -20,7 +20,7 @@ from orchestrator.training.loop import Batch, autocast
 
 
 class Discriminator(nn.Module):
-    """Linear maps classes-128-256-128-1 with nothing between them, then a sigmoid, as in the authors' code."""
+    """Linear maps classes-128-256-128-1 without activations between them, then a sigmoid, as in the authors' code."""
 
     def __init__(self, classes: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -36,12 +36,12 @@ class Discriminator(nn.Module):
         return scores
 
     def loss(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """BCE(D(t), 1) + BCE(D(s), 0) + BCE(D(s), 1), the last being the adversarial regularisation."""
-        return _verdict(self(teacher), 1) + _verdict(self(student), 0) + _verdict(self(student), 1)
+        """Return BCE(D(t), 1) + BCE(D(s), 0) + BCE(D(s), 1), the last being the adversarial regularisation."""
+        return _verdict_loss(self(teacher), 1) + _verdict_loss(self(student), 0) + _verdict_loss(self(student), 1)
 
 
-def _verdict(scores: Tensor, truth: float) -> Tensor:
-    # The code's second sigmoid: scores have passed one already.
+def _verdict_loss(scores: Tensor, truth: float) -> Tensor:
+    # With a second sigmoid, as in the authors' code: scores have passed one already.
     return F.binary_cross_entropy_with_logits(scores, torch.full_like(scores, truth))
 
 
@@ -56,20 +56,21 @@ class GAL(Method):
     code. Scores are the gates: without a sparsity in the target, those above 0 stay.
 
     Differs from the paper: there are no gates on residual blocks or branches, only on channels, since our cut keeps a
-    unit of every group: a block can become narrow, but not go; channels that several layers share have one gate; the
-    teacher is in evaluation mode, where the code leaves it on batch statistics; the last epoch is used, not the one of
-    best test accuracy; the weights have the dense training's rate and decay, while ``lr`` falls to a tenth after 30, 60
-    and 90 % of the steps.
+    unit of every group: a block can become narrow, but not vanish; channels that several layers share have one gate;
+    the teacher is in evaluation mode, where the code leaves it on batch statistics; the last epoch is used, not the one
+    of best test accuracy; the weights have the dense training's rate and decay, while ``lr`` falls to a tenth after 30,
+    60 and 90 % of the steps.
     """
 
     penalty_weight: NonNegative = 0.05
     """lambda: 0.05 or 0.1 for VGG-16, 0.01 for DenseNet-40, 0.6 or 0.8 for the blocks of ResNet-56,
-    which are no channels."""
+    which have no counterpart here."""
     mu: NonNegative = 0.1
     """Weight of the distance between logits: 0.1, or 1 for ResNet-56."""
     fista_interval: Count = 200
+    """Optimizer steps between two updates of the gates."""
     lr: Positive = 0.01
-    """Of the gates and of the discriminator (momentum 0.9, weight decay 2e-4)."""
+    """Learning rate of the gates and of the discriminator (momentum 0.9, weight decay 2e-4)."""
     sparse_epochs: Count | None = 100
     """Epochs of the sparse training; None: as many as the dense training has."""
     trains: ClassVar[bool] = True
@@ -97,12 +98,12 @@ class GAL(Method):
 
     def penalty(self, model: nn.Module, batch: Batch) -> Tensor | None:
         with torch.no_grad(), autocast(batch.inputs.device):
-            taught = self._teacher(batch.inputs)
-        taught, logits = taught.float(), batch.logits.float()
-        self._train_discriminator(taught, logits.detach())
+            teacher_logits = self._teacher(batch.inputs)
+        teacher_logits, logits = teacher_logits.float(), batch.logits.float()
+        self._train_discriminator(teacher_logits, logits.detach())
         gates = self._gates.values.abs().sum()
-        fooled = _verdict(self._discriminator(logits), 1)
-        return self.mu * F.mse_loss(logits, taught) + fooled + self.penalty_weight * gates
+        adversarial = _verdict_loss(self._discriminator(logits), 1)
+        return self.mu * F.mse_loss(logits, teacher_logits) + adversarial + self.penalty_weight * gates
 
     def after_step(self, model: nn.Module) -> None:
         self._step += 1
@@ -120,12 +121,12 @@ class GAL(Method):
         self._gates.fold(model)
         del self._gates, self._teacher, self._discriminator, self._optimizer
 
-    def _train_discriminator(self, taught: Tensor, logits: Tensor) -> None:
+    def _train_discriminator(self, teacher_logits: Tensor, logits: Tensor) -> None:
         self._discriminator.requires_grad_(True)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate()
         self._optimizer.zero_grad()
-        self._discriminator.loss(taught, logits).backward()  # type: ignore[no-untyped-call]
+        self._discriminator.loss(teacher_logits, logits).backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._discriminator.requires_grad_(False)  # the student's loss must not train it
 
@@ -133,7 +134,7 @@ class GAL(Method):
     def _move_gates(self) -> None:
         values = self._gates.values
         assert values.grad is not None
-        # The first update has no past; the sequence of a starts with the second.
+        # The first update has no momentum; the sequence of a starts with the second.
         momentum, self._a = (0.0, 1.0) if self._a is None else momenta(self._a)
         moved = fista(
             values, self._before, values.grad, momentum=momentum, rate=self._rate(), weight=self.penalty_weight

@@ -1,20 +1,20 @@
-"""A controller: the further a network is from its budget, the harder its channels are pushed down (MaskConvNet)."""
+"""A controller of the penalty on masks: proportional to the distance from the budget (MaskConvNet)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from orchestrator.methods.base import PruneTask
-from orchestrator.methods.parts.target_counts import planned_counts
+from orchestrator.methods.parts.target_counts import target_counts
 from orchestrator.surgery.costs import Counts, Quantity
 
 
 class Controller:
-    """Multipliers lambda_m = base * clip(2 (T - s) / T, 0, 1) and lambda_v = base, summed over what is measured.
+    """Multipliers lambda_m = base * clip(2 (T - s) / T, 0, 1) and lambda_v = base, summed over the quantities.
 
     T is the share of a quantity to remove: the target's, or that of its counts to keep, or else ``budget``; s is the
-    share removed when the controller last looked. ``bases``: for every quantity the bases of lambda_m and lambda_v.
-    Before the first look both multipliers are 0; ``met`` says whether every quantity had reached its T at the last.
+    share removed at the last `update`. ``bases``: for every quantity the bases of lambda_m and lambda_v. Before the
+    first update both multipliers are 0; ``met``: every quantity had reached its T at the last one.
     """
 
     def __init__(self, task: PruneTask, bases: Mapping[Quantity, tuple[float, float]], budget: float) -> None:
@@ -24,8 +24,8 @@ class Controller:
         self.multipliers = (0.0, 0.0)
         self.met = False
 
-    def look(self, counts: Counts) -> None:
-        """Set the multipliers by the units that each group has left. counts: (groups,)."""
+    def update(self, counts: Counts) -> None:
+        """Set the multipliers by the units that each group has. counts: (groups,)."""
         lambda_m = lambda_v = 0.0
         self.met = True
         for quantity, (base_m, base_v) in self._bases.items():
@@ -37,7 +37,7 @@ class Controller:
         self.multipliers = (lambda_m, lambda_v)
 
     def removed(self, quantity: Quantity, counts: Counts) -> float:
-        """Share of a quantity that is gone with so many units left. counts: (groups,)."""
+        """Return the share of a quantity that is removed with these counts of units. counts: (groups,)."""
         costs = self._task.costs
         return 1 - costs.measure(quantity, counts) / costs.dense(quantity)
 
@@ -45,4 +45,4 @@ class Controller:
         target = self._task.target
         if target.sparsity is not None:
             return target.sparsity
-        return self.removed(quantity, planned_counts(self._task)) if target.kept is not None else budget
+        return self.removed(quantity, target_counts(self._task)) if target.kept is not None else budget

@@ -19,18 +19,18 @@ from orchestrator.surgery.selection import Scope
 from orchestrator.training.loop import Batch
 
 _SLOPE, _MIDDLE, _START = 0.2, 0.5, 2.4
-# The check that gave `scale` its value had this many masks and steps, at a rate of 0.1 / (1 - momentum) = 1.
+# `scale` was tuned with this many masks and steps, at a rate of 0.1 / (1 - momentum) = 1.
 _CHECK_MASKS, _CHECK_STEPS = 5504, 6000
 
 
 def hard_sigmoid(v: Tensor) -> Tensor:
-    """clip(0.2 v + 0.5, 0, 1)."""
+    """Return clip(0.2 v + 0.5, 0, 1)."""
     return (_SLOPE * v + _MIDDLE).clamp(0, 1)
 
 
 def second_term(v: Tensor, kind: str, *, met: bool) -> Tensor:
-    """L_v: minus the masks' mean square distance (from their mean, or from 0 once the budget is ``met``), the mean of
-    v^2, or the mean of m (1 - m)."""
+    """Return L_v: minus the masks' mean square distance (from their mean, or from 0 once the budget is ``met``), the
+    mean of v^2, or the mean of m (1 - m)."""
     if kind == "squares":
         return v.square().mean()
     m = hard_sigmoid(v)
@@ -41,7 +41,7 @@ def second_term(v: Tensor, kind: str, *, met: bool) -> Tensor:
 
 @dataclass
 class MaskConvNet(Method):
-    """Trained from scratch with hard sigmoid masks on the channels, pushed down for as long as the budget is not met.
+    """Hard sigmoid masks on the channels, trained from scratch, are pushed down until the budget is met.
 
     Paper 004, section 2.1: mask m = clip(0.2 v + 0.5, 0, 1) behind batch-norm; loss = task + lambda_m L_m +
     lambda_v L_v, with L_m the mean of the masks and lambda_m = base * clip(2 (T - s) / T, 0, 1), where T is the
@@ -49,16 +49,16 @@ class MaskConvNet(Method):
     masks that remain are folded into batch-norm. Scores are the masks before they are clipped, so m > 0 is score > 0:
     a target with a sparsity ranks by them, one without keeps m > 0.
 
-    Chosen where the paper is silent: the mask's slope; v starts from U(2.4 - ``spread``, 2.4), since masks that start
-    alike arrive at 0 together, far past the budget; L_v, whose lambda_v is its base all the time: it parts the masks
-    from their mean until the budget is met, and from 0 afterwards, which holds the budget and leaves zeros and ones.
-    (Were it to fade with the gap, masks would shrink together, which the next batch-norm undoes, and stay small.) The
-    gap counts twice, or weak multipliers would creep towards the budget. v is trained by plain SGD of its own, whose
-    rate, or else the push, follows from the number of steps, so that masks which the task does not hold go early.
+    Chosen where the paper is silent: the mask's slope; v starts from U(2.4 - ``spread``, 2.4), since masks with
+    equal starts reach 0 together, far past the budget; L_v, whose lambda_v is always its base: it drives the masks away
+    from their mean until the budget is met, and from 0 afterwards, which keeps the budget and leaves zeros and ones.
+    (If it decreased with the gap, masks would shrink together, which the next batch-norm undoes, and stay small.) The
+    gap counts twice, as weak multipliers would approach the budget slowly. v is trained by plain SGD of its own, whose
+    rate, or else the penalty, follows from the number of steps, so that masks which the task does not need close early.
 
     Differs from the paper: channels that several layers share have one mask, block outputs included; a target with a
-    sparsity is met within 1 %, from whatever sparsity the masks have reached by then, where the paper's stays within
-    some 5 points of it; the sparsity is looked at every few steps.
+    sparsity is met within 1 %, whatever sparsity the masks have reached by then, where the paper's stays within some 5
+    points of it; the sparsity is measured every few steps.
     """
 
     base_lambda_m: NonNegative = 3.0
@@ -67,20 +67,21 @@ class MaskConvNet(Method):
     """With ``metric: both``, that of the multiply-adds; None: as ``base_lambda_m``, which is that of the parameters."""
     base_lambda_v_macs: NonNegative | None = None
     metric: Literal["target", "params", "macs", "both"] = "target"
-    """What the controller measures: the target's own quantity, or the paper's variants -P, -F and -PF."""
+    """The quantity that the controller measures: the target's own, or the paper's variants -P, -F and -PF."""
     budget: OpenShare = 0.5
     """Sparsity the controller aims at where the target states none."""
     l_v: Literal["variance", "squares", "bernoulli"] = "variance"
     """L_v: minus the masks' variance (their mean square once the budget is met), the mean of v^2 or of m (1 - m)."""
     scale: NonNegative = 100.0
-    """Factor on both terms as means over 5504 masks (VGG-19); a mask is pushed as hard in networks of any width."""
+    """Factor on both terms for 5504 masks (VGG-19); scaled so that the penalty a mask is the same for any width."""
     spread: NonNegative = 1.0
+    """Width of the interval of initial v."""
     mask_decay: NonNegative = 1e-5
-    """Weight decay of v: it brings masks that are 0 back to where they have a gradient."""
+    """Weight decay of v: brings masks at 0 back to where they have a gradient."""
     warm_up: Share = 0.125
-    """Share of the training before masks are pushed: 20 of 160 epochs for VGG, 50 for ResNet-56."""
+    """Share of the training without a penalty on masks: 20 of 160 epochs for VGG, 50 for ResNet-56."""
     interval: Count = 20
-    """Steps between two looks at the sparsity, or 0.1 % of all steps where that is less."""
+    """Steps between two measurements of the sparsity, or 0.1 % of all steps where that is less."""
     sparse_epochs: Count | None = None
     """Epochs of the sparse training; None: as many as the dense training has."""
     trains: ClassVar[bool] = True
@@ -105,7 +106,7 @@ class MaskConvNet(Method):
     def penalty(self, model: nn.Module, batch: Batch) -> Tensor | None:
         past = self._step - self._first_step
         if past >= 0 and past % self._every == 0:
-            self._controller.look(self._live_counts())
+            self._controller.update(self._live_counts())
         lambda_m, lambda_v = self._controller.multipliers
         if lambda_m == 0 and lambda_v == 0:
             return None
@@ -119,7 +120,7 @@ class MaskConvNet(Method):
         self._step += 1
 
     def sparsity(self, quantity: Quantity) -> float:
-        """Share of a quantity that goes with the masks that are 0 now."""
+        """Return the share of a quantity that the masks at 0 remove."""
         return self._controller.removed(quantity, self._live_counts())
 
     @torch.no_grad()
@@ -134,7 +135,7 @@ class MaskConvNet(Method):
         del self._gates, self._optimizer, self._controller
 
     def _bases(self, task: PruneTask) -> dict[Quantity, tuple[float, float]]:
-        """The multipliers at an empty budget, for every quantity that is measured."""
+        """Return the bases of both multipliers, for every quantity that is measured."""
         own = (self.base_lambda_m, self.base_lambda_v)
         if self.metric == "both":
             m, v = self.base_lambda_m_macs, self.base_lambda_v_macs
@@ -145,6 +146,6 @@ class MaskConvNet(Method):
 
     @torch.no_grad()
     def _live_counts(self) -> Counts:
-        """Units with a mask above 0; one of a group stays in any case. Shape (groups,)."""
+        """Return the number of units with a mask above 0, at least one a group. Shape (groups,)."""
         live = self._gates.by_group(self._gates.factors() > 0)
         return np.array([max(count, 1) for count in torch.stack([mask.sum() for mask in live.values()]).tolist()])

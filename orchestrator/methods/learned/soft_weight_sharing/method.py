@@ -22,7 +22,7 @@ _HIGHEST_RAISE = 30.0
 
 
 class NothingLeft(PrunesweepError, ValueError):
-    """A mixture that takes every weight of the network for a zero."""
+    """Raised where the mixture assigns every weight of the network to zero."""
 
 
 @dataclass
@@ -33,43 +33,43 @@ class SoftWeightSharing(Method):
     N(w_i; mu_j, var_j) over all weights; component 0 has mean 0 and share pi_0 throughout, the others' means and
     shares and all precisions P are trained; hyper-priors (1 - a) log P + b P. Afterwards components closer than
     ``merge_threshold`` (KL) are merged in three passes, the mean nearest to 0 becomes 0, and every weight takes the
-    mean of its most responsible component: the zeros are the pruned ones. Scores are the log odds of the most
+    mean of its most responsible component: zeros are pruned. Scores are the log odds of the most
     responsible other component against that of the zeros. Defaults are the authors' tutorial's.
 
-    With a sparsity in the target the lowest scores go; where it asks for fewer than the mixture finds, the rest of the
-    zeros take part in the retraining. Batch-norm statistics are computed anew for the new weights.
+    With a sparsity in the target the lowest scores are removed; where the mixture has more zeros than that, the other
+    zeros are retrained. Batch-norm statistics are recomputed for the new weights.
 
     Differs from the paper: biases have no prior; weights are trained by the recipe's optimizer and weight decay (the
     tutorial's: ``baseline: {optimizer: adam, lr: 5e-4}``), the mixture by Adam; a training shorter than the tutorial's
     7,050 steps raises the mixture's rates in proportion, up to 30-fold. In a training of some hundred steps, weights
-    have no time to leave the zeros: without a sparsity in the target nearly all of them go (98 % after 110 steps of SGD
-    on a network that loses half its accuracy by it, with ``tau`` from 1e-4 to 3e-3 alike).
+    have no time to leave the zeros: without a sparsity in the target nearly all of them are removed (98 % after 110
+    steps of SGD on a network that loses half its accuracy by it, with ``tau`` from 1e-4 to 3e-3 alike).
 
-    Raises :class:`NothingLeft` where no weight would stay, without a sparsity in the target.
+    Raises :class:`NothingLeft` where the target has no sparsity and no weight would stay.
     """
 
     components: Count = 16
-    """With the one at zero."""
+    """Number of components, with the one at zero."""
     zero_share: OpenShare = 0.99
-    """pi_0 (0.999 in the paper)."""
+    """pi_0, the share of the component at zero (0.999 in the paper)."""
     tau: NonNegative = 0.003
-    """0.05 in the paper."""
+    """Weight of the mixture's cost (0.05 in the paper)."""
     means_within: Positive | None = 0.6
-    """Means start evenly spaced from minus to plus this; None: over the weights' range, as in the paper."""
+    """Bound of the initial means, which are evenly spaced; None: over the weights' range, as in the paper."""
     deviation: Positive = 0.25
-    """First standard deviation of every component."""
+    """Initial standard deviation of every component."""
     zero_shape: Positive = 5e3
     zero_rate: NonNegative = 2.0
     """a and b of the hyper-prior on component 0's precision; a = 1, b = 0 is none."""
     shape: Positive = 250.0
     rate: NonNegative = 0.1
-    """The same for the other components."""
+    """a and b for the other components."""
     mean_lr: Positive = 1e-4
     precision_lr: Positive = 3e-3
     mixing_lr: Positive = 3e-3
     merge_threshold: NonNegative = 1e-10
     merge_by: Literal["variance", "precision"] = "precision"
-    """What of two merged components is averaged: the variance in the paper, the precision in the tutorial."""
+    """Whether merging averages the variance (the paper) or the precision (the tutorial) of two components."""
     sparse_epochs: Count | None = None
     """Epochs of the sparse training; None: as many as the dense training has."""
     granularities: ClassVar[tuple[str, ...]] = ("weights",)
@@ -103,7 +103,7 @@ class SoftWeightSharing(Method):
         )
 
     def mixture(self) -> Mixture:
-        """The prior as it stands; differentiable."""
+        """Return the current prior; differentiable."""
         shares = (1 - self.zero_share) * self._log_mixing.softmax(0)
         return Mixture(
             torch.cat([self._means.new_zeros(1), self._means]),

@@ -16,48 +16,48 @@ _CHUNK = 2**18
 
 
 def log_joint(weights: Tensor, means: Tensor, variances: Tensor, shares: Tensor) -> Tensor:
-    """log pi_j N(w; mu_j, var_j). weights: any shape; returns that shape and (components,)."""
+    """Return log pi_j N(w; mu_j, var_j). weights: any shape; returns that shape and (components,)."""
     scaled = (weights[..., None] - means).square() / variances
     return shares.log() - 0.5 * (math.log(2 * math.pi) + variances.log() + scaled)
 
 
 def negative_log_likelihood(weights: Tensor, means: Tensor, variances: Tensor, shares: Tensor) -> Tensor:
-    """-sum_i log sum_j pi_j N(w_i; mu_j, var_j), a scalar."""
+    """Return -sum_i log sum_j pi_j N(w_i; mu_j, var_j), a scalar."""
     return -log_joint(weights, means, variances, shares).logsumexp(-1).sum()
 
 
 def divergence(mean: float, variance: float, other_mean: float, other_variance: float) -> float:
-    """KL of one Gaussian from another."""
+    """Return the KL divergence of one Gaussian from another."""
     ratio = variance / other_variance
     return 0.5 * ((mean - other_mean) ** 2 / other_variance + ratio - 1 - math.log(ratio))
 
 
 def merge(mixture: Mixture, threshold: float, by: Literal["variance", "precision"]) -> Mixture:
-    """Join components whose KL is below the threshold, in three passes: shares add, the rest is averaged by shares."""
-    left = [list(values) for values in zip(*(part.double().tolist() for part in mixture.parts), strict=True)]
+    """Merge components whose KL is below the threshold, in three passes: shares add, the rest is averaged by shares."""
+    merged = [list(values) for values in zip(*(part.double().tolist() for part in mixture.parts), strict=True)]
     for _ in range(_MERGING_PASSES):
         i = 0
-        while i < len(left):
-            for j in range(len(left) - 1, i, -1):
-                if divergence(*left[i][:2], *left[j][:2]) < threshold:
-                    left[i] = _joined(left[i], left.pop(j), by)
+        while i < len(merged):
+            for j in range(len(merged) - 1, i, -1):
+                if divergence(*merged[i][:2], *merged[j][:2]) < threshold:
+                    merged[i] = _joined(merged[i], merged.pop(j), by)
             i += 1
-    means, variances, shares = mixture.means.new_tensor(left).T
+    means, variances, shares = mixture.means.new_tensor(merged).T
     return Mixture(means, variances, shares)
 
 
-def _joined(one: list[float], two: list[float], by: Literal["variance", "precision"]) -> list[float]:
-    share = one[2] + two[2]
-    first, second = one[2] / share, two[2] / share
-    mean = first * one[0] + second * two[0]
+def _joined(a: list[float], b: list[float], by: Literal["variance", "precision"]) -> list[float]:
+    share = a[2] + b[2]
+    first, second = a[2] / share, b[2] / share
+    mean = first * a[0] + second * b[0]
     if by == "variance":
-        return [mean, first * one[1] + second * two[1], share]
-    return [mean, 1 / (first / one[1] + second / two[1]), share]
+        return [mean, first * a[1] + second * b[1], share]
+    return [mean, 1 / (first / a[1] + second / b[1]), share]
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """Gaussians: means, variances and shares of shape (components,); the zeros' component is the mean nearest 0."""
+    """Gaussians: means, variances and shares of shape (components,); the zero component has the mean nearest 0."""
 
     means: Tensor
     variances: Tensor
@@ -72,7 +72,7 @@ class Mixture:
         return int(self.means.abs().argmin())
 
     def cost(self, tensors: Iterable[Tensor]) -> Tensor:
-        """The negative log likelihood of all tensors, a scalar; differentiable."""
+        """Return the negative log likelihood of all tensors, a scalar; differentiable."""
         tensors = list(tensors)
         chunks = [chunk for tensor in tensors for chunk in torch.split(tensor.flatten(), _CHUNK)]
         if len(chunks) == len(tensors):
@@ -85,15 +85,15 @@ class Mixture:
         return torch.stack(costs).sum()
 
     def log_odds(self, weights: Tensor) -> Tensor:
-        """Of the likeliest component with a mean of its own against the zeros'. Shape of the weights."""
+        """Return the log odds of the likeliest other component against the zero component. Shape of the weights."""
         joint = log_joint(weights, *self.parts)
         zeros = joint[..., self.zero].clone()
         joint[..., self.zero] = -math.inf
         return joint.amax(-1) - zeros
 
     def quantized(self, weights: Tensor) -> Tensor:
-        """Each weight's most responsible component's mean, 0 for the zeros'."""
+        """Return the mean of each weight's most responsible component, 0 for the zero component."""
         means = self.means.clone()
         means[self.zero] = 0
-        found = means[log_joint(weights, *self.parts).argmax(-1)]
-        return torch.where(self.log_odds(weights) > 0, found, 0.0)
+        nearest = means[log_joint(weights, *self.parts).argmax(-1)]
+        return torch.where(self.log_odds(weights) > 0, nearest, 0.0)

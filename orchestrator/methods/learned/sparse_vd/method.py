@@ -17,15 +17,15 @@ from orchestrator.training.loop import Batch
 
 @dataclass
 class SparseVariationalDropout(Method):
-    """Every weight learns its own dropout rate from noise in training; weights that are mostly noise go.
+    """Every weight learns its own dropout rate in training; weights that are mostly noise are removed.
 
     Comparators, section 4.1: q(w) = N(theta, sigma^2), log alpha = log sigma^2 - log theta^2, clipped to [-8, 8]. In
-    training a layer makes mean + sqrt(var + 1e-8) noise, with mean = layer(x; theta) and var = layer(x^2; alpha
+    training a layer outputs mean + sqrt(var + 1e-8) noise, with mean = layer(x; theta) and var = layer(x^2; alpha
     theta^2), noise N(0, 1) for every output element. Added to the mean loss: rw / N times the sum of
     KL = k1 - k1 sigmoid(k2 + k3 log alpha) + log(1 + 1/alpha) / 2. rw is 0 at first, then rises to 1. Weights with
-    log alpha >= 3 go; evaluation uses the other theta, without noise. Scores are -log alpha.
+    log alpha >= 3 are removed; evaluation uses the other theta, without noise. Scores are -log alpha.
 
-    With a sparsity in the target the weights of the highest log alpha go instead, as many as it asks for.
+    With a sparsity in the target, that share of the weights, those of the highest log alpha, is removed instead.
 
     Differs from the paper: log sigma^2 is trained by Adam, theta by the recipe's optimizer with its weight decay; the
     warm-up runs by steps, over the shares of the training that epochs 5 and 20 are of the authors' 200; the 1e-8 is
@@ -33,18 +33,18 @@ class SparseVariationalDropout(Method):
     """
 
     start: float = -10.0
-    """First log sigma^2: -10 for the LeNets, -15 for VGG."""
+    """Initial log sigma^2: -10 for the LeNets, -15 for VGG."""
     threshold: float = 3.0
-    """log alpha from which a weight goes."""
+    """log alpha from which a weight is removed."""
     warmup_from: Share = 0.025
     """Share of the training with rw = 0."""
     warmup_to: Share = 0.1
     """Share of the training from which rw = 1."""
     train_clip: bool = False
-    """Leave weights past the threshold out of the mean in training, too (the authors' LeNets)."""
+    """Whether weights past the threshold are left out of the mean in training, too (the authors' LeNets)."""
     lr: Positive | None = None
     """Adam's rate for log sigma^2. None: 1e-3; where the training has fewer than 20,000 steps 20 / steps, so that
-    log sigma^2 can travel by 20, but at most 0.1."""
+    log sigma^2 can change by 20, but at most 0.1."""
     sparse_epochs: Count | None = None
     """Epochs of the sparse training; None: as many as the dense training has."""
     granularities: ClassVar[tuple[str, ...]] = ("weights",)

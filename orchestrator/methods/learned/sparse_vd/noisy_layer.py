@@ -1,4 +1,4 @@
-"""Layers whose weights are noise around a mean, each with a variance of its own (sparse variational dropout)."""
+"""Layers with Gaussian weights, each with a mean and a variance of its own (sparse variational dropout)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KL = (0.63576, 1.87320, 1.48695)
 
 
 def divergence(log_alpha: Tensor) -> Tensor:
-    """KL of each weight's posterior from the log-uniform prior, up to a constant: the authors' approximation."""
+    """Return the KL of each weight's posterior from the log-uniform prior, up to a constant (approximation)."""
     k1, k2, k3 = _KL
     return k1 - k1 * torch.sigmoid(k2 + k3 * log_alpha) + 0.5 * F.softplus(-log_alpha)
 
@@ -25,8 +25,8 @@ def divergence(log_alpha: Tensor) -> Tensor:
 class NoisyLayer:
     """A layer with noise on its output in training, and without the weights past the threshold in evaluation.
 
-    ``start``: first log sigma^2; ``threshold``: log alpha from which a weight goes, in training, too, with
-    ``train_clip``.
+    ``start``: initial log sigma^2; ``threshold``: log alpha from which a weight is left out (in training too with
+    ``train_clip``).
     """
 
     def __init__(
@@ -45,25 +45,25 @@ class NoisyLayer:
         self._train_clip = train_clip
         self._generator = generator
         self.log_variance = torch.full_like(layer.weight, start, requires_grad=True)
-        self._swap = Reparametrization(layer, self._mean)
+        self._reparametrization = Reparametrization(layer, self._mean)
         self._handle = layer.register_forward_hook(self._with_noise)
 
     def log_alpha(self) -> Tensor:
-        """log of the noise's variance over the squared weight, clipped. Shape of the weight."""
+        """Return the log of the noise's variance over the squared weight, clipped. Shape of the weight."""
         weight = self._layer.get_parameter("weight")
         return (self.log_variance - torch.log(weight.square() + _TINY)).clamp(-_LIMIT, _LIMIT)
 
     def variance(self, inputs: Tensor) -> Tensor:
-        """Variance of every element of the output. Shape of the output."""
+        """Return the variance of every element of the output. Shape of the output."""
         weight = self._layer.get_parameter("weight")
-        spread = self.log_alpha().exp() * weight.square()
+        weight_variance = self.log_alpha().exp() * weight.square()
         if isinstance(self._layer, nn.Linear):
-            return F.linear(inputs.square(), spread)
-        variance: Tensor = self._layer._conv_forward(inputs.square(), spread, None)
+            return F.linear(inputs.square(), weight_variance)
+        variance: Tensor = self._layer._conv_forward(inputs.square(), weight_variance, None)
         return variance
 
     def remove(self) -> None:
-        self._swap.remove()
+        self._reparametrization.remove()
         self._handle.remove()
 
     def _mean(self, weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Activation maximisation: the input pattern that a filter answers to most, and groups of filters alike in it."""
+"""Activation maximisation: the input pattern that a filter responds to most, and clusters of filters by pattern."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _FEWEST, _FILTERS_PER_CLUSTER = 5, 4
 
 
 def filter_site(group: ChannelGroup, model: nn.Module) -> tuple[str, Channels]:
-    """The layer whose output is what the group's filters answer, and the channels of each unit there.
+    """Return the layer whose output is taken as the response of the group's filters, and the channels of each unit
+    there.
 
-    It is the first layer that makes the channels (where several do, that one stands for the group), or the batch-norm
-    behind it: before any activation, so that no gradient is cut off.
+    The first layer that produces the channels (where several do, it represents the group), or the batch-norm behind it:
+    before any activation, so that no gradient is cut off.
     """
     root, _, channels = next(filters(group, model))
     normalised = {name: (name, units) for name, _, units in norms(group, model)}
@@ -31,23 +32,24 @@ def filter_site(group: ChannelGroup, model: nn.Module) -> tuple[str, Channels]:
         if member.layer in normalised:
             return normalised[member.layer]
         if member.axis == "out" and member.layer != root:
-            break  # what comes later belongs to another layer of the group
+            break  # later members belong to another layer of the group
     return root, channels
 
 
 def shared_start(example: Tensor, generator: torch.Generator) -> Tensor:
-    """The noise image N(0, 0.1) that all filters start from. ``example``: (1, channels, height, width), its shape."""
+    """Return the noise image N(0, 0.1) that all filters start from, of the shape of ``example``: (1, channels, height,
+    width)."""
     return torch.randn(example.shape, generator=generator).to(example) * _START_SPREAD
 
 
 def filter_patterns(
     model: nn.Module, group: ChannelGroup, start: Tensor, *, ascent_steps: int, step_size: float
 ) -> Tensor:
-    """What each unit's filter looks for: gradient ascent on the spatial mean of its answer, in eval mode.
+    """Return the pattern of each unit's filter: by gradient ascent on the spatial mean of its response, in eval mode.
 
     Every step adds ``step_size`` times the gradient divided by its root mean square. ``start``: (1, channels, height,
     width), the same for all units: distances between patterns are taken pixel by pixel, and different noise would
-    drown them. Returns (units, channels * height * width), each row of mean 0 and variance 1.
+    dominate them. Returns (units, channels * height * width), each row of mean 0 and variance 1.
 
     Paper 000, section 1.1 step 1: V(F_i) = argmax_X A_i(X), X <- X + eta dA_i/dX.
     """
@@ -61,7 +63,7 @@ def filter_patterns(
         image = start.detach().repeat(len(units), 1, 1, 1)
         for _ in range(ascent_steps):
             image.requires_grad_()
-            (gradient,) = torch.autograd.grad(_answers(model, layer, units, image).sum(), image)
+            (gradient,) = torch.autograd.grad(_responses(model, layer, units, image).sum(), image)
             size = gradient.square().mean((1, 2, 3), keepdim=True).sqrt()
             image = image.detach() + step_size * gradient / size.clamp_min(torch.finfo(size.dtype).tiny)
         images.append(image.detach())
@@ -71,21 +73,21 @@ def filter_patterns(
 
 
 def cluster(patterns: Tensor, count: int | None, *, restarts: int) -> Tensor:
-    """Labels of k-means by squared distance, with k-means++ and a fixed seed.
+    """Return the labels of k-means by squared distance, with k-means++ and a fixed seed.
 
-    ``patterns``: (units, pixels); returns (units,), numbered from 0. ``count`` None: the elbow (`elbow`). Never more
-    clusters than units, and none that is empty.
+    ``patterns``: (units, pixels); returns (units,), numbered from 0. ``count`` None: the elbow (`elbow`). At most as
+    many clusters as units, none of them empty.
     """
     points = _same_distances(patterns)
-    wanted = min(elbow(points) if count is None else count, len(points))
-    labels = KMeans(wanted, n_init=restarts, random_state=0).fit(points).labels_
+    clusters = min(elbow(points) if count is None else count, len(points))
+    labels = KMeans(clusters, n_init=restarts, random_state=0).fit(points).labels_
     return torch.from_numpy(np.unique(labels, return_inverse=True)[1].astype(np.int64))
 
 
 def elbow(points: NDArray[np.float64]) -> int:
-    """The number of clusters from 5 to a quarter of the points where their sum of squares bends most.
+    """Return the number of clusters, from 5 to a quarter of the points, at the elbow of their sum of squares.
 
-    That is its largest second difference, of equals the first. The sums come from Ward's tree, in which a merge at
+    The elbow is the largest second difference, of equals the first. The sums come from Ward's tree, in which a merge at
     height h adds h^2 / 2: k-means for every number would take most of an hour for a layer of 512 filters. Fewer than
     20 points: a quarter of them, at least one.
     """
@@ -100,16 +102,16 @@ def elbow(points: NDArray[np.float64]) -> int:
 
 
 def centroids(patterns: Tensor, labels: Tensor) -> Tensor:
-    """Mean patterns of the clusters. patterns: (units, pixels), labels: (units,); returns (clusters, pixels)."""
+    """Return the clusters' mean patterns. patterns: (units, pixels), labels: (units,); returns (clusters, pixels)."""
     return torch.stack([patterns[labels == label].mean(0) for label in range(int(labels.max()) + 1)])
 
 
 class _Reached(PrunesweepError):
-    """The layer has been run: the rest of the network need not be."""
+    """Ends a forward pass once the layer has been run."""
 
 
-def _answers(model: nn.Module, layer: str, units: Channels, images: Tensor) -> Tensor:
-    """Image i's answer from unit i: the mean over positions, summed over the unit's channels. Shape (units,)."""
+def _responses(model: nn.Module, layer: str, units: Channels, images: Tensor) -> Tensor:
+    """Return unit i's response to image i: the mean over positions, summed over the unit's channels. Shape (units,)."""
     means: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -128,10 +130,10 @@ def _answers(model: nn.Module, layer: str, units: Channels, images: Tensor) -> T
 
 
 def _same_distances(patterns: Tensor) -> NDArray[np.float64]:
-    """As many coordinates as patterns, between which the distances are the same."""
+    """Return points with the distances of the patterns, in as many coordinates as there are patterns."""
     points = patterns.detach().double().cpu()
     if points.shape[1] > points.shape[0]:
-        left, sizes, _ = torch.linalg.svd(points - points.mean(0), full_matrices=False)
-        points = left * sizes
-    found: NDArray[np.float64] = points.numpy()
-    return found
+        rotated, sizes, _ = torch.linalg.svd(points - points.mean(0), full_matrices=False)
+        points = rotated * sizes
+    array: NDArray[np.float64] = points.numpy()
+    return array

@@ -1,4 +1,4 @@
-"""Contribution of filters: how much the true class's logit depends on their feature maps (paper 000)."""
+"""Contribution of filters: the sensitivity of the true class's logit to their feature maps (paper 000)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from orchestrator.surgery.groups import ChannelGroup
 def contribution_index(
     model: nn.Module, groups: Sequence[ChannelGroup], batches: Sequence[tuple[Tensor, Tensor]]
 ) -> dict[str, Tensor]:
-    """Mean over images and positions of |d(true class's logit) / d(feature map)|; (units,) for each group.
+    """Return the mean over images and positions of |d(true class's logit) / d(feature map)|; (units,) for each group.
 
-    One backward pass a batch: images do not touch each other in eval mode. Feature maps are those of `filter_site`.
-    Paper 000, section 1.1 step 3.
+    One backward pass a batch: in eval mode, images are independent of each other. Feature maps are those of
+    `filter_site`. Paper 000, section 1.1 step 3.
     """
     training = model.training
     model.eval()

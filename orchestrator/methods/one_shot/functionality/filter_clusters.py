@@ -1,4 +1,4 @@
-"""Clusters of filters: how many a layer has, and which of their members go (paper 000)."""
+"""Clusters of filters: how many a layer has, and which of their members are removed (paper 000)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class WrongClusters(PrunesweepError, ValueError):
 
 
 def cluster_counts(clusters: str | dict[str, int] | list[int], groups: Sequence[ChannelGroup]) -> dict[str, int]:
-    """Clusters of each layer for which a number is printed or stated. Raises :class:`WrongClusters`."""
+    """Return the clusters of each layer for which a number is printed or stated. Raises :class:`WrongClusters`."""
     names = [group.name for group in groups]
     if clusters == "printed":
         return {name: count for name, count in PRINTED_CLUSTERS.items() if name in names}
@@ -43,10 +43,10 @@ def cluster_counts(clusters: str | dict[str, int] | list[int], groups: Sequence[
 
 
 def removed(labels: Tensor, contribution: Tensor, count: int) -> NDArray[np.bool_]:
-    """Which units go when ``count`` must: the rules (a) to (c) of paper 000, section 1.1 step 4.
+    """Return which ``count`` units are removed, by the rules (a) to (c) of paper 000, section 1.1 step 4.
 
     (a) Cluster c gives up count * (|c| - 1) / (N - k) units, largest remainders first (then the larger cluster, then
-    the lower label); (b) those of lowest contribution, of equals the first; (c) what N - k leaves undone is taken from
+    the lower label); (b) those of lowest contribution, of equals the first; (c) what exceeds N - k is taken from
     the clusters' last units, lowest contribution first. labels, contribution: (N,); returns booleans of shape (N,).
     """
     label = labels.long().cpu().numpy()
@@ -54,22 +54,22 @@ def removed(labels: Tensor, contribution: Tensor, count: int) -> NDArray[np.bool
     sizes = np.bincount(label)
     spare = int((sizes - 1).sum())
     order = np.lexsort((value, label))  # by cluster, then by contribution
-    place = np.empty(len(label), dtype=np.int64)  # 0: the lowest of its cluster
-    place[order] = np.arange(len(label)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rank = np.empty(len(label), dtype=np.int64)  # 0: the lowest of its cluster
+    rank[order] = np.arange(len(label)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     within = min(count, spare)
     quotas, remainders = np.divmod(within * (sizes - 1), max(spare, 1))
     favoured = np.lexsort((-sizes, -remainders))[: within - int(quotas.sum())]
     quotas[favoured] += 1
-    gone: NDArray[np.bool_] = place < quotas[label]
-    last = np.flatnonzero(place == sizes[label] - 1)
-    gone[last[np.argsort(value[last], kind="stable")[: count - within]]] = True
-    return gone
+    mask: NDArray[np.bool_] = rank < quotas[label]
+    last = np.flatnonzero(rank == sizes[label] - 1)
+    mask[last[np.argsort(value[last], kind="stable")[: count - within]]] = True
+    return mask
 
 
 def above_mean(labels: Tensor, contribution: Tensor, share: float) -> Tensor:
-    """Which units stay of those whose contribution is compared with ``share`` times their cluster's mean.
+    """Return which units stay: those whose contribution is at least ``share`` times their cluster's mean.
 
-    At least the best of every cluster. labels, contribution: (N,); returns booleans of shape (N,).
+    At least the best of every cluster stays. labels, contribution: (N,); returns booleans of shape (N,).
     """
     sizes = torch.bincount(labels)
     means = torch.bincount(labels, contribution, minlength=len(sizes)) / sizes

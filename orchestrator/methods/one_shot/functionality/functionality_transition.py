@@ -1,4 +1,4 @@
-"""Functionality transition: how many filters look for something else after retraining."""
+"""Functionality transition: how many filters respond to another pattern after retraining."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ def functionality_transition(
     ascent_steps: int = 100,
     step_size: float = 0.1,
 ) -> dict[str, float]:
-    """By layer, the share of filters whose nearest original cluster is another one after retraining.
+    """Return by layer the share of filters whose nearest original cluster is another one after retraining.
 
     ``before``, ``after``: the pruned network before and after retraining (the same shape; all their filters are
     survivors). ``clusters``: for each layer the centroids (clusters, pixels) of the dense network's patterns
     (`activation_maximisation.centroids`). ``start``: the image (1, channels, height, width) that those patterns
     started from. A layer that has one filter left is no longer a channel group and is left out.
 
-    Paper 000, section 1.3. Differs from the paper: it states only what is plotted; the nearest centroid is chosen here.
+    Paper 000, section 1.3. Differs from the paper: it states only what is plotted; the use of the nearest centroid is
+    chosen here.
     """
-    found: dict[str, float] = {}
+    shares: dict[str, float] = {}
     for group in channel_groups(before, start):
         if group.name in clusters:
             labels = [
@@ -39,10 +40,10 @@ def functionality_transition(
                 )
                 for m in (before, after)
             ]
-            found[group.name] = float((labels[0] != labels[1]).double().mean())
-    return found
+            shares[group.name] = float((labels[0] != labels[1]).double().mean())
+    return shares
 
 
 def _nearest(patterns: Tensor, centroids: Tensor) -> Tensor:
-    """Index of the nearest centroid of each pattern. Shape (units,)."""
+    """Return the index of the nearest centroid of each pattern. Shape (units,)."""
     return torch.cdist(patterns, centroids.to(patterns)).argmin(1)

@@ -28,23 +28,23 @@ _LABELS, _CONTRIBUTION = "clusters/", "contribution/"
 
 @dataclass
 class Functionality(Method):
-    """Filters that look for the same thing are redundant: of each such cluster the least contributing go first.
+    """Filters that respond to the same pattern are redundant: of each cluster the least contributing are removed first.
 
-    Paper 000, sections 1.1 to 1.3. The pattern that a filter answers to most is found by activation maximisation; the
+    Paper 000, sections 1.1 to 1.3. The pattern that a filter responds to most is found by activation maximisation; the
     patterns of a layer are clustered by k-means; the contribution of filter i is I = (1/N) sum_n mean_hw |dz_y / dA|
     with the true class's logit z_y and the filter's feature map A, on the calibration images. To remove n filters of a
     layer, each cluster c gives up its share of them, in proportion to |c| - 1, lowest I first; where that is not
-    enough, whole clusters go, lowest I of their best filter first. Without a sparsity in the target: every filter with
-    I below ``pr`` times its cluster's mean goes, but never all of a cluster.
+    enough, whole clusters are removed, lowest I of their best filter first. Without a sparsity in the target: every
+    filter with I below ``pr`` times its cluster's mean is removed, but never all of a cluster.
 
     Differs from the paper: it states neither the ascent's steps nor the rule by which clusters share n, nor what its
     Pr multiplies: all are chosen here. The number of clusters, where not printed, is the elbow of Ward's sums of
-    squares. Channels that several layers share are judged by the first of them.
+    squares. Channels that several layers share are scored by the first of them.
     """
 
     clusters: Literal["elbow", "printed"] | dict[str, int] | list[int] = "elbow"
-    """Per layer: ``elbow``; ``printed``: as in the paper for layers conv1_1 to conv5_3; or numbers by layer or in
-    order. Layers without a number have the elbow's."""
+    """Clusters per layer: ``elbow``; ``printed``: as in the paper for layers conv1_1 to conv5_3; or numbers by layer or
+    in order. Layers without a number have the elbow's."""
     pr: Positive = 0.5
     """Pr of the paper: 0.5 for configuration A; 2.5 (ConvNet) and 1 (VGG-16) for B."""
     ascent_steps: Count = 100
@@ -52,20 +52,23 @@ class Functionality(Method):
     """Root mean square of a step of the ascent, in units of normalised images."""
     restarts: Count = 10
     transition: bool = False
-    """After retraining, look again at what every filter answers to: how many changed their cluster (section 1.3)."""
+    """Whether to measure, after retraining, how many filters changed their cluster (section 1.3)."""
     default_scope: ClassVar[Scope] = "uniform"
     finds_sparsity: ClassVar[bool] = True
     reads_data: ClassVar[bool] = True
     paper: ClassVar[str] = "000, sections 1.1 to 1.3"
 
     def scores(self, model: nn.Module, task: PruneTask) -> Scores:
-        """For each group: of all numbers of filters to remove, the share for which the unit stays. Beside them, under
-        ``clusters/`` and ``contribution/`` and the group's name, each unit's cluster and contribution: shares are not
-        enough, because by largest remainders a cluster may give up one filter of 10 removed and none of 11."""
+        """Return for each unit the share of all numbers of filters to remove for which it stays.
+
+        Also, under ``clusters/`` and ``contribution/`` and the group's name, each unit's cluster and contribution:
+        shares are not enough, because by largest remainders a cluster may give up one filter of 10 removed and none of
+        11.
+        """
         counts = cluster_counts(self.clusters, task.groups)
         start = shared_start(task.example, task.generator)
         contributions = contribution_index(model, task.groups, task.calibration())
-        found: dict[str, Tensor] = {}
+        scores: dict[str, Tensor] = {}
         for group in task.groups:
             patterns = filter_patterns(
                 model, group, start, ascent_steps=self.ascent_steps, step_size=self.step_size
@@ -73,10 +76,10 @@ class Functionality(Method):
             labels = cluster(patterns, counts.get(group.name), restarts=self.restarts)
             contribution = contributions[group.name].float().cpu()
             stays = ~np.stack([removed(labels, contribution, n) for n in range(group.size)])
-            found[group.name] = torch.from_numpy(stays.mean(0))
-            found[_LABELS + group.name] = labels
-            found[_CONTRIBUTION + group.name] = contribution
-        return found
+            scores[group.name] = torch.from_numpy(stays.mean(0))
+            scores[_LABELS + group.name] = labels
+            scores[_CONTRIBUTION + group.name] = contribution
+        return scores
 
     def reselect(self, selection: Selection, scores: Scores) -> Selection:
         assert isinstance(selection, ChannelSelection)

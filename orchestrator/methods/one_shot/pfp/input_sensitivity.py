@@ -1,4 +1,4 @@
-"""Input sensitivity: how much the filters of a layer ever lean on one of its input channels (PFP)."""
+"""Input sensitivity: the largest share that an input channel has in the sums of a layer's filters (PFP)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 def input_sensitivity(layer: nn.Conv2d | nn.Linear, inputs: Tensor) -> tuple[Tensor, int]:
-    """The largest share of each input channel over filters, signs, patches, entries and images; and the patches.
+    """Return the largest share of each input channel over filters, signs, patches, entries and images; and the patches.
 
     inputs: (images, channels, height, width) or (..., features); returns (channels,). Negative inputs count as
     channels of their own, of the opposite sign. Shares of sums at or below the float epsilon are 0.
@@ -43,23 +43,25 @@ def input_sensitivity(layer: nn.Conv2d | nn.Linear, inputs: Tensor) -> tuple[Ten
 
 
 class Sensitivities:
-    """The largest shares seen so far, by layer."""
+    """The largest shares of all images so far, by layer."""
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         self._layers = layers
         self._largest: dict[str, Tensor] = {}
         self._patches: dict[str, int] = {}
 
-    def look_from(self, name: str) -> Any:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            assert isinstance(layer, nn.Conv2d | nn.Linear)
-            found, self._patches[name] = input_sensitivity(layer, inputs[0])
-            self._largest[name] = torch.maximum(self._largest[name], found) if name in self._largest else found
+    def hook(self, name: str) -> Any:
+        """Return a forward pre-hook that updates the shares of a layer."""
 
-        return hook
+        def update(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            assert isinstance(layer, nn.Conv2d | nn.Linear)
+            shares, self._patches[name] = input_sensitivity(layer, inputs[0])
+            self._largest[name] = torch.maximum(self._largest[name], shares) if name in self._largest else shares
+
+        return update
 
     def of(self, name: str) -> tuple[NDArray[float64], int, int]:
-        """Sensitivity of each input channel, patches, kernel area."""
+        """Return the sensitivity of each input channel, patches, kernel area."""
         layer = self._layers[name]
         kernel = math.prod(layer.kernel_size) if isinstance(layer, nn.Conv2d) else 1
         return self._largest[name].double().cpu().numpy(), self._patches[name], kernel

@@ -12,7 +12,7 @@ _MOST_SAMPLES = 2**60
 
 
 def errors_kept_to(sensitivity: NDArray[np.float64], patches: int, kernel: int, delta: float) -> NDArray[np.float64]:
-    """For each channel the smallest eps at which it is no longer among those that stay; infinite for the largest s.
+    """Return the smallest eps at which each channel is removed; infinite for the channel of largest s.
 
     sensitivity: (channels,); patches: positions of the layer's output; kernel: its weights per channel and filter.
     """
@@ -22,40 +22,40 @@ def errors_kept_to(sensitivity: NDArray[np.float64], patches: int, kernel: int, 
         return errors
     bound = error_constant(float(total), patches, kernel, delta)
     order = descending(sensitivity)
-    for place, needed in enumerate(samples_for_more_than(sensitivity / total)):
+    for rank, needed in enumerate(samples_for_more_than(sensitivity / total)):
         if needed <= 1:
-            errors[order[place]] = math.inf
+            errors[order[rank]] = math.inf
         elif needed < _MOST_SAMPLES:
             # samples(eps) <= needed - 1, solved for the smallest eps
             spare = needed - 1
-            errors[order[place]] = (3 * bound + math.sqrt(9 * bound**2 + 18 * bound * spare)) / spare
+            errors[order[rank]] = (3 * bound + math.sqrt(9 * bound**2 + 18 * bound * spare)) / spare
     return errors
 
 
 def descending(values: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Indices from the largest value to the smallest; of equals the last comes first, as the first goes first."""
+    """Return indices in descending order; of equals the last first, since the first is removed first."""
     return np.argsort(values, kind="stable")[::-1]
 
 
 def error_constant(total: float, patches: int, kernel: int, delta: float) -> float:
-    """A of the paper."""
+    """Return A of the paper."""
     return 6 * total * math.log(8 * (patches + 1) * kernel / delta)
 
 
 def samples(error: float, bound: float) -> int:
-    """m: samples that an error needs."""
+    """Return m, the samples that an error needs."""
     return math.ceil(3 * (6 + 2 * error) * bound / error**2)
 
 
 def expected_distinct(shares: NDArray[np.float64], samples: float) -> float:
-    """Distinct channels to expect among so many drawn with the given probabilities."""
+    """Return the expected number of distinct channels among draws with the given probabilities."""
     with np.errstate(divide="ignore"):  # a share of 1: log 0, and the channel is drawn for sure
         return float(-np.expm1(samples * np.log1p(-shares)).sum())
 
 
 def samples_for_more_than(shares: NDArray[np.float64]) -> list[int]:
-    """For n = 0, 1, ... the fewest samples for which more than n distinct channels are expected."""
-    found = []
+    """Return for n = 0, 1, ... the fewest samples for which more than n distinct channels are expected."""
+    needed = []
     least = 1
     for n in range(len(shares)):
         low, high = least, least
@@ -68,11 +68,11 @@ def samples_for_more_than(shares: NDArray[np.float64]) -> list[int]:
                 high = middle
             else:
                 low = middle + 1
-        found.append(low)
+        needed.append(low)
         least = low
-    return found
+    return needed
 
 
 def sample_size(activations: Sequence[int], delta: float) -> int:
-    """|S| = ceil(3 ln(8 eta_max eta / delta)) images. ``activations``: outputs of each layer for one image."""
+    """Return |S| = ceil(3 ln(8 eta_max eta / delta)) images. ``activations``: outputs of each layer for one image."""
     return math.ceil(3 * math.log(8 * max(activations, default=1) * max(sum(activations), 1) / delta))

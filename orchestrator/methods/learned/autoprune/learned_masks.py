@@ -1,4 +1,4 @@
-"""Switches: numbers beside weights or filters that say which of them the network uses (AutoPrune)."""
+"""Learned masks: numbers m of weights or filters; those with m > 0 are used by the network (AutoPrune)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.methods.parts.reparametrization import Reparametrization, stra
 from orchestrator.surgery.groups import ChannelGroup
 
 
-class WeightSwitch:
+class WeightMask:
     """An m for every weight of one layer."""
 
     cost = 1.0
@@ -25,29 +25,30 @@ class WeightSwitch:
         self.weights = [layer.weight]
         self.m = torch.full_like(layer.weight, start, requires_grad=False)
         self.through = False
-        """The gradient reaches weights that are not in use."""
-        self._swap = Reparametrization(layer, self._effective)
+        """Whether the gradient reaches unused weights."""
+        self._reparametrization = Reparametrization(layer, self._effective)
 
     def task_term(self, gradients: list[Tensor]) -> Tensor:
+        """Return dL/dt sgn(w), of the shape of m."""
         return gradients[0] * self.weights[0].sign()
 
     def remove(self) -> None:
-        self._swap.remove()
+        self._reparametrization.remove()
 
     def _effective(self, weight: Tensor) -> Tensor:
         used = (self.m > 0).to(weight.dtype)
         return straight_through(weight, used) if self.through else weight * used
 
 
-class FilterSwitch:
-    """An m for every unit of one channel group. ``cost``: weight of its part in the regulariser."""
+class FilterMask:
+    """An m for every unit of one channel group. ``cost``: the weight of its m in the regulariser."""
 
     def __init__(self, group: ChannelGroup, model: nn.Module, start: float, cost: float) -> None:
         self.name = group.name
         self.cost = cost
-        makers = [(layer.weight, channels) for _, layer, channels in filters(group, model)]
-        self.weights = [weight for weight, _ in makers]
-        self._channels = [channels for _, channels in makers]
+        producers = [(layer.weight, channels) for _, layer, channels in filters(group, model)]
+        self.weights = [weight for weight, _ in producers]
+        self._channels = [channels for _, channels in producers]
         self.m = torch.full((group.size,), start, device=self.weights[0].device)
         self.through = False
         self._handles: list[RemovableHandle] = []
@@ -57,8 +58,9 @@ class FilterSwitch:
             self._handles.append(site.register_forward_hook(_Gating(self, units)))
 
     def task_term(self, gradients: list[Tensor]) -> Tensor:
-        moved = [g * w.sign() for g, w in zip(gradients, self.weights, strict=True)]
-        parts = [per_unit(t.flatten(1).sum(1), c) for t, c in zip(moved, self._channels, strict=True)]
+        """Return dL/dt sgn(w) summed over the weights of each unit. Shape (units,)."""
+        products = [g * w.sign() for g, w in zip(gradients, self.weights, strict=True)]
+        parts = [per_unit(t.flatten(1).sum(1), c) for t, c in zip(products, self._channels, strict=True)]
         return torch.stack(parts).sum(0)
 
     def remove(self) -> None:
@@ -68,11 +70,11 @@ class FilterSwitch:
 
 @dataclass
 class _Gating:
-    switch: FilterSwitch
+    mask: FilterMask
     unit_of_channel: Tensor
-    """Index of each channel's unit; one past the last unit for channels of other groups, which stay."""
+    """Index of each channel's unit; one past the last for channels of other groups, which are always used."""
 
     def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        used = torch.cat([self.switch.m > 0, self.switch.m.new_ones(1, dtype=torch.bool)])
+        used = torch.cat([self.mask.m > 0, self.mask.m.new_ones(1, dtype=torch.bool)])
         factor = used[self.unit_of_channel].to(output.dtype).view(1, -1, *[1] * (output.dim() - 2))
-        return straight_through(output, factor) if self.switch.through else output * factor
+        return straight_through(output, factor) if self.mask.through else output * factor

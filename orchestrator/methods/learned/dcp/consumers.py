@@ -1,4 +1,4 @@
-"""The layers that read a group's channels, selected and trained channel by channel (DCP)."""
+"""The layers that consume a group's channels, which are added and trained channel by channel (DCP)."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch import Tensor, nn
 from orchestrator.methods.base import unit_of_channel
 from orchestrator.surgery.groups import ChannelGroup
 
-Reader = nn.Conv2d | nn.Linear
+Consumer = nn.Conv2d | nn.Linear
 
 
-class Readers:
-    """Convolutions and linear layers with input channels of one group, and the units that they may use.
+class Consumers:
+    """Convolutions and linear layers with input channels of one group, and the units that they use.
 
-    At first none: the weights that read the group's channels are 0, while those of other channels stay as they are.
-    The biases are trained with them.
+    At first they use none: the weights that read the group's channels are 0; those of other channels are unchanged. The
+    biases are trained with the weights.
     """
 
     def __init__(self, model: nn.Module, group: ChannelGroup) -> None:
-        self.layers: dict[str, Reader] = {}
+        self.layers: dict[str, Consumer] = {}
         self._units: list[Tensor] = []
         for member in group.members:
             layer = model.get_submodule(member.layer)
-            if member.axis == "in" and isinstance(layer, Reader):
+            if member.axis == "in" and isinstance(layer, Consumer):
                 self.layers[member.layer] = layer
-                read = layer.weight.shape[1] * _filter_groups(layer)
-                self._units.append(unit_of_channel(member.channels, read).to(layer.weight.device))
+                width = layer.weight.shape[1] * _filter_groups(layer)
+                self._units.append(unit_of_channel(member.channels, width).to(layer.weight.device))
         self._before = [layer.weight.detach().clone() for layer in self.layers.values()]
         self.chosen = torch.zeros(group.size, dtype=torch.bool, device=_device(self._before))
         self._parameters = [p for layer in self.layers.values() for p in layer.parameters()]
@@ -41,7 +41,7 @@ class Readers:
 
     @torch.no_grad()
     def add(self, units: Tensor) -> None:
-        """Let the layers use units, with the weights they had for them."""
+        """Make the layers use units, with their original weights for them."""
         added = torch.zeros_like(self.chosen)
         added[units] = True
         self.chosen |= added
@@ -49,18 +49,18 @@ class Readers:
             layer.weight.copy_(torch.where(mask, before, layer.weight))
 
     def gradient(self, losses: list[Callable[[], Tensor]]) -> tuple[list[Tensor], float]:
-        """The mean loss, and its gradients by the layers' weights."""
+        """Return the gradients of the mean loss by the layers' weights, and the loss."""
         weights = [layer.weight for layer in self.layers.values()]
-        total, totals = torch.zeros((), device=weights[0].device), [torch.zeros_like(w) for w in weights]
+        mean, means = torch.zeros((), device=weights[0].device), [torch.zeros_like(w) for w in weights]
         for loss in losses:
             value = loss()
-            for sum_, gradient in zip(totals, torch.autograd.grad(value, weights), strict=True):
+            for sum_, gradient in zip(means, torch.autograd.grad(value, weights), strict=True):
                 sum_ += gradient / len(losses)
-            total += value.detach() / len(losses)
-        return totals, float(total)
+            mean += value.detach() / len(losses)
+        return means, float(mean)
 
     def norms(self, gradients: list[Tensor], norm: Literal["code", "paper"]) -> Tensor:
-        """Norms of the gradients by unit: sums of the kernels' l2 norms, or Frobenius norms. Shape (units,)."""
+        """Return norms of the gradients by unit: sums of the kernels' l2 norms, or Frobenius norms. Shape (units,)."""
         total = torch.zeros(len(self.chosen) + 1, device=self.chosen.device)
         for layer, gradient, units in zip(self.layers.values(), gradients, self._units, strict=True):
             kernels = gradient.flatten(2).norm(dim=2) if gradient.dim() > 2 else gradient.abs()
@@ -69,7 +69,7 @@ class Readers:
         return total[:-1] if norm == "code" else total[:-1].sqrt()
 
     def train(self, losses: list[Callable[[], Tensor]], *, lr: float, momentum: float, decay: float) -> None:
-        """One pass of SGD with Nesterov momentum over the weights that read chosen units, and the biases."""
+        """Train the weights of chosen units, and the biases, for one pass of SGD with Nesterov momentum."""
         optimizer = torch.optim.SGD(self._parameters, lr=lr, momentum=momentum, nesterov=True)
         masks = self._masks(self.chosen)
         for loss in losses:
@@ -91,27 +91,29 @@ class Readers:
 
     @torch.no_grad()
     def write_to(self, model: nn.Module) -> None:
-        """Give the layers of another network the weights trained for the chosen units."""
+        """Copy the weights trained for the chosen units to the layers of another network."""
         for (name, layer), mask in zip(self.layers.items(), self._masks(self.chosen), strict=True):
             other = model.get_submodule(name)
-            assert isinstance(other, Reader)
+            assert isinstance(other, Consumer)
             other.weight.copy_(torch.where(mask, layer.weight, other.weight))
             if layer.bias is not None and other.bias is not None:
                 other.bias.copy_(layer.bias)
 
     def _masks(self, units: Tensor) -> list[Tensor]:
-        """For every layer the weights that read the units, as booleans that broadcast to the weight's shape."""
+        """Return for every layer the weights that read the units, as booleans that broadcast to the weight's shape."""
         extended = torch.cat([units, units.new_zeros(1)])  # channels of other groups
         masks = []
         for layer, own in zip(self.layers.values(), self._units, strict=True):
-            made, read = layer.weight.shape[:2]
+            outputs, inputs = layer.weight.shape[:2]
             groups = _filter_groups(layer)
-            mask = extended[own].view(groups, 1, read).expand(groups, made // groups, read).reshape(made, read)
-            masks.append(mask.view(made, read, *[1] * (layer.weight.dim() - 2)))
+            mask = (
+                extended[own].view(groups, 1, inputs).expand(groups, outputs // groups, inputs).reshape(outputs, inputs)
+            )
+            masks.append(mask.view(outputs, inputs, *[1] * (layer.weight.dim() - 2)))
         return masks
 
 
-def _filter_groups(layer: Reader) -> int:
+def _filter_groups(layer: Consumer) -> int:
     return layer.groups if isinstance(layer, nn.Conv2d) else 1
 
 

@@ -24,9 +24,10 @@ axes:
 RUN = """
 from pathlib import Path
 from orchestrator import SearchSpace, plan, run_trial
+from orchestrator.storage.store import Store
 from orchestrator.storage.workspace import Workspace
 trials = plan(SearchSpace.load("own.yaml")).trials
-results = [run_trial(trial.spec, Workspace(Path("runs"), "own_method")) for trial in trials]
+results = [run_trial(trial.spec, Workspace(Store.open("runs"), "own_method")) for trial in trials]
 print([(result.status, result.error) for result in results])
 """
 

@@ -12,7 +12,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from orchestrator.spec.errors import SpecError, StoreAway, nearest, out_of_space
+from orchestrator.spec.errors import SpecError, nearest
+from orchestrator.spec.failures import StoreAway, store_unavailable
 from orchestrator.spec.redacting import redacted
 from orchestrator.spec.yaml_loader import parse_yaml
 from orchestrator.storage.store import Store
@@ -102,7 +103,7 @@ def errors() -> Iterator[None]:
     except ConnectionError as error:
         fail(str(error))
     except OSError as error:
-        if not out_of_space(error):
+        if not store_unavailable(error):
             raise
         fail(f"{error}; what has ended is kept: make space and run it again")
 

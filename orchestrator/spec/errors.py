@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import json
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -91,35 +89,3 @@ def _siblings(model: type[BaseModel], location: tuple[str | int, ...]) -> list[s
 def _kinds(annotation: Any) -> list[Any]:
     inner = [kind for part in getattr(annotation, "__args__", ()) for kind in _kinds(part)]
     return [annotation, *inner]
-
-
-class StoreAway(PrunesweepError, OSError):
-    """A bucket cannot be reached or used; the message names it and says why."""
-
-
-def out_of_space(problem: BaseException | None) -> bool:
-    """The store cannot be written: a disk or a quota was full, whatever was made of that, or its bucket is away."""
-    while problem is not None:
-        full = isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or isinstance(problem, StoreAway) or "No space left on device" in str(problem):
-            return True
-        problem = problem.__cause__ or problem.__context__
-    return False
-
-
-OUT_OF_MEMORY = "OutOfMemory"
-"""What the reason of a failure begins with where a GPU's memory did not suffice."""
-_MEMORY_WORDS = re.compile(
-    r"CUDA(?: driver)? (?:error: )?out of memory|CU(?:BLAS|DNN|SOLVER|SPARSE)_STATUS_ALLOC_FAILED"
-)
-
-
-def out_of_memory(problem: BaseException | None) -> bool:
-    """A GPU's memory did not suffice: `torch.OutOfMemoryError`, or CUDA's own words in a RuntimeError."""
-    while problem is not None:
-        if any(kind.__name__ == "OutOfMemoryError" for kind in type(problem).__mro__):
-            return True
-        if isinstance(problem, RuntimeError) and _MEMORY_WORDS.search(str(problem)):
-            return True
-        problem = problem.__cause__ or problem.__context__
-    return False

@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orchestrator.spec.errors import SpecError, StoreAway, out_of_space
+from orchestrator.spec.errors import SpecError
+from orchestrator.spec.failures import StoreAway, store_unavailable
 from orchestrator.spec.redacting import redacted
 from orchestrator.storage.atomic import replacing_folder, temporary_path
 from orchestrator.storage.object_info import ObjectInfo, is_current, object_info_of
@@ -248,7 +249,7 @@ class Bucket:
             except (FileNotFoundError, FileExistsError, StoreAway):
                 raise
             except Exception as problem:  # a client library's own, of many kinds
-                if out_of_space(problem):
+                if store_unavailable(problem):
                     raise  # the mirror's disk is full
                 if not _may_pass(problem) or time.monotonic() + pause > deadline:
                     self._given_up = True

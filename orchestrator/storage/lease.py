@@ -19,7 +19,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from orchestrator.spec.errors import PrunesweepError, StoreAway
+from orchestrator.spec.errors import PrunesweepError
+from orchestrator.spec.failures import StoreAway
 from orchestrator.storage.bucket import Bucket
 
 SECONDS = 60.0

@@ -13,15 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orchestrator.data.images import ImageData, Split, batches
-from orchestrator.spec.errors import PrunesweepError
+from orchestrator.spec.failures import Diverged
 from orchestrator.spec.result import EpochRow
 from orchestrator.training.checkpoint import Checkpoint
 from orchestrator.training.schedule import Schedule
 from orchestrator.training.state import TrainingState
-
-
-class Diverged(PrunesweepError, RuntimeError):
-    """The loss is infinite or NaN."""
 
 
 @dataclass(frozen=True)

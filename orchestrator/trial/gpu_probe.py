@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from orchestrator.data.images import ImageData, Split, hold_out
-from orchestrator.spec.errors import out_of_memory
+from orchestrator.spec.failures import Diverged, out_of_memory
 from orchestrator.spec.result import EpochRow
 from orchestrator.spec.trial import TrialSpec
 from orchestrator.storage.workspace import Workspace
-from orchestrator.training.loop import Diverged, train
+from orchestrator.training.loop import train
 from orchestrator.training.rng import generator_for, reset_process
 from orchestrator.trial.context import Context
 from orchestrator.trial.stage_cache import state_of

@@ -6,20 +6,20 @@ import copy
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.metrics.size import layer_table, sizes
-from orchestrator.spec.errors import OUT_OF_MEMORY, PrunesweepError, out_of_memory, out_of_space
-from orchestrator.spec.redacting import redacted
-from orchestrator.spec.result import EpochRow, Status, TrialResult
+from orchestrator.spec.errors import PrunesweepError
+from orchestrator.spec.failures import Failure, Outcome, classify
+from orchestrator.spec.result import EpochRow, LayerRow, Status, TrialResult
 from orchestrator.spec.trial import TrialSpec
 from orchestrator.storage.workspace import Workspace
 from orchestrator.surgery.selection import Selection, WeightSelection
 from orchestrator.surgery.serialization import save_pruned
 from orchestrator.training.checkpoint import Checkpoint
-from orchestrator.training.loop import Diverged, Report, accuracy
+from orchestrator.training.loop import Report, accuracy
 from orchestrator.training.rng import reset_process
 from orchestrator.trial.context import Context
 from orchestrator.trial.provenance import commit, device_name, versions
@@ -31,7 +31,7 @@ Cut = Callable[[dict[str, float]], None]
 
 
 class Stopped(PrunesweepError):
-    """Raised by what a trial reports to: it ends here, and its record says so.
+    """Raised by a trial's `report` or `cut` to end the trial; its record says so.
 
     Args:
         reason: one line.
@@ -61,60 +61,92 @@ def run_trial(
     raise `Stopped`: the record then has what was measured so far, and no final accuracy on the test set. A trial that
     was killed goes on from its last checkpoint, in the folder ``.checkpoint``, and reports the epochs before it again.
     """
+    return execute_trial(spec, workspace, report, cut=cut, arm=arm, point=point)[0]
+
+
+def execute_trial(
+    spec: TrialSpec,
+    workspace: Workspace,
+    report: Report | None = None,
+    *,
+    cut: Cut | None = None,
+    arm: str = "",
+    point: Mapping[str, Any] | None = None,
+) -> tuple[TrialResult, Failure | None]:
+    """Run one trial as `run_trial` does; return its record, and what kind of failure it was if it failed."""
     started = datetime.now(UTC)
-    status: Status = "failed"
-    error: str | None = None
-    body: dict[str, Any] = {}
+    failure: Failure | None = None
+    measured = _Measured()
     try:
         reset_process(spec.seed, workspace.threads)
-        paths = workspace.paths.trial(spec.trial_id)
-        with training_checkpoint(paths.checkpoint, workspace.store.bucket) as checkpoint:
-            body = _trial(Context(spec, workspace, report or _silent), cut, checkpoint)
-        status = "done" if body.get("stopped_at") is None else "stopped"
-    except Diverged as problem:
-        status, error = "diverged", str(problem)
+        checkpoint_folder = workspace.paths.trial(spec.trial_id).checkpoint
+        with training_checkpoint(checkpoint_folder, workspace.store.bucket) as checkpoint:
+            measured = _trial(Context(spec, workspace, report or _ignore), cut, checkpoint)
     except Exception as problem:
-        if out_of_space(problem):
+        failure = classify(problem)
+        if failure.outcome is Outcome.STORE_UNAVAILABLE:
             # No property of the trial: it would be recorded as failed, and never run again.
             raise
-        error = reason(problem)
-    return TrialResult(
+        if failure.outcome is Outcome.DIVERGED:
+            failure = replace(failure, reason=str(problem))
+    result = TrialResult(
         trial_id=spec.trial_id,
         spec=spec,
         arm=arm,
         point=dict(point or {}),
-        status=status,
-        error=error,
+        status=_status(failure, measured),
+        error=failure.reason if failure is not None else None,
+        metrics=measured.metrics,
+        achieved=measured.achieved,
+        note=measured.note,
+        stopped_at=measured.stopped_at,
+        layers=measured.layers,
+        analysis=measured.analysis,
+        epochs=measured.epochs,
+        seconds=measured.seconds,
+        reused=measured.reused,
         device=device_name(workspace.device),
         host=platform.node(),
         started=started.isoformat(timespec="milliseconds"),
         ended=datetime.now(UTC).isoformat(timespec="milliseconds"),
         commit=commit(),
         versions=versions(),
-        **body,
     )
+    return result, failure
 
 
 def run_stage(name: str, spec: TrialSpec, workspace: Workspace, report: Report | None = None) -> bool:
-    """Compute a shared stage of a trial; False if it was there already. Raises what goes wrong.
+    """Compute a shared stage of a trial; return False if its output existed. Raises what goes wrong.
 
     One that was killed goes on from its last checkpoint, and reports the epochs before it again.
     """
     reset_process(spec.seed, workspace.threads)
-    _, reused = _STAGES[name](Context(spec, workspace, report or _silent))
+    _, reused = _STAGES[name](Context(spec, workspace, report or _ignore))
     return not reused
 
 
-def reason(problem: BaseException) -> str:
-    """One line that says what went wrong, without secrets of URIs."""
-    text = redacted(str(problem)).strip().splitlines()
-    if out_of_memory(problem):
-        # PyTorch goes on for a page about its allocator.
-        return f"{OUT_OF_MEMORY}: {'. '.join(text[0].split('. ')[:2]) if text else type(problem).__name__}"
-    return f"{type(problem).__name__}: {text[0]}" if text else type(problem).__name__
+@dataclass(frozen=True)
+class _Measured:
+    """The part of a record that the trial itself finds out; names and meanings are those of `TrialResult`."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    achieved: float | None = None
+    note: str | None = None
+    stopped_at: float | None = None
+    layers: list[LayerRow] = field(default_factory=list)
+    analysis: dict[str, Any] = field(default_factory=dict)
+    epochs: list[EpochRow] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
 
 
-def _trial(context: Context, on_cut: Cut | None, checkpoint: Checkpoint) -> dict[str, Any]:
+def _status(failure: Failure | None, measured: _Measured) -> Status:
+    if failure is not None:
+        return "diverged" if failure.outcome is Outcome.DIVERGED else "failed"
+    return "done" if measured.stopped_at is None else "stopped"
+
+
+def _trial(context: Context, on_cut: Cut | None, checkpoint: Checkpoint) -> _Measured:
     spec, data = context.spec, context.data
     pruned = prune(context)
     dense_accuracy = pruned.dense_facts["accuracy"]
@@ -122,34 +154,37 @@ def _trial(context: Context, on_cut: Cut | None, checkpoint: Checkpoint) -> dict
     unstructured = isinstance(pruned.selection, WeightSelection)
     size = sizes(pruned.dense, pruned.network, context.example, unstructured=unstructured)
     note = _note(spec, pruned.selection)
-    body: dict[str, Any] = {
-        "metrics": {"dense_accuracy": dense_accuracy, "pruned_accuracy": pruned_accuracy, **size},
-        "achieved": pruned.selection.achieved,
-        "note": note,
-        "analysis": pruned.analysis,
-        "seconds": pruned.seconds,
-        "reused": pruned.reused,
-    }
+    after_cut = _Measured(
+        metrics={"dense_accuracy": dense_accuracy, "pruned_accuracy": pruned_accuracy, **size},
+        achieved=pruned.selection.achieved,
+        note=note,
+        analysis=pruned.analysis,
+        seconds=pruned.seconds,
+        reused=pruned.reused,
+    )
 
     before = copy.deepcopy(pruned.network)
-    done: list[EpochRow] = []
+    reported: list[EpochRow] = []
 
-    def heard(row: EpochRow, epochs: int) -> None:
-        done.append(row)
+    def report(row: EpochRow, epochs: int) -> None:
+        reported.append(row)
         context.report(row, epochs)
 
     started = time.perf_counter()
     try:
         if on_cut is not None:
             on_cut(size)
-        network, rows = retrain(replace(context, report=heard), pruned, checkpoint, size["dense_macs"] / size["macs"])
+        network, rows = retrain(replace(context, report=report), pruned, checkpoint, size["dense_macs"] / size["macs"])
     except Stopped as stop:
-        if done:
-            body["metrics"]["val_accuracy"] = done[-1].val_accuracy
-        body["seconds"] = {**pruned.seconds, "retrain": spent(started, done)}
-        body["epochs"] = [*pruned.epochs, *done]
-        body["note"] = "; ".join(filter(None, [str(stop), note]))
-        return {**body, "stopped_at": stop.share}
+        last = {"val_accuracy": reported[-1].val_accuracy} if reported else {}
+        return replace(
+            after_cut,
+            metrics=after_cut.metrics | last,
+            seconds={**pruned.seconds, "retrain": spent(started, reported)},
+            epochs=[*pruned.epochs, *reported],
+            note="; ".join(filter(None, [str(stop), note])),
+            stopped_at=stop.share,
+        )
     seconds = {**pruned.seconds, "retrain": spent(started, rows)}
     top1, top5 = accuracy(network, data.test, data)
     val_accuracy, _ = accuracy(network, data.val, data)
@@ -164,19 +199,19 @@ def _trial(context: Context, on_cut: Cut | None, checkpoint: Checkpoint) -> dict
     }
     layers = layer_table(pruned.dense, network, context.example)
     save_pruned(context.workspace.trial_folder(spec.trial_id), network, _description(context, pruned))
-    return {
-        **body,
-        "metrics": metrics,
-        "analysis": pruned.analysis
-        | context.method().analyse(pruned.dense, before, network, pruned.task, pruned.scores),
-        "layers": layers,
-        "epochs": [*pruned.epochs, *rows],
-        "seconds": seconds,
-    }
+    transition = context.method().analyse(pruned.dense, before, network, pruned.task, pruned.scores)
+    return replace(
+        after_cut,
+        metrics=metrics,
+        analysis=pruned.analysis | transition,
+        layers=layers,
+        epochs=[*pruned.epochs, *rows],
+        seconds=seconds,
+    )
 
 
 def _description(context: Context, pruned: Pruned) -> dict[str, Any]:
-    """What is needed, beside the tensors, to build the network again."""
+    """Return what is needed, besides the tensors, to build the network again."""
     data, model = context.data, context.spec.model
     return {
         "model": {"name": model.name, "params": dict(model.params)},
@@ -200,5 +235,5 @@ def _note(spec: TrialSpec, selection: Selection) -> str | None:
     return "; ".join(notes) or None
 
 
-def _silent(row: EpochRow, epochs: int) -> None:
+def _ignore(row: EpochRow, epochs: int) -> None:
     return None

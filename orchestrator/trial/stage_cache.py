@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from orchestrator.spec.failures import Diverged
 from orchestrator.spec.result import EpochRow
 from orchestrator.storage.atomic import replacing_folder
 from orchestrator.storage.bucket import Bucket
@@ -21,7 +22,6 @@ from orchestrator.storage.lease import acquire_lease
 from orchestrator.storage.locks import acquire_lock
 from orchestrator.storage.workspace import Workspace
 from orchestrator.training.checkpoint import Checkpoint
-from orchestrator.training.loop import Diverged
 from orchestrator.trial.provenance import commit, versions
 
 _FACTS = "stage.json"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.spec.errors import SpecError, StoreAway
+from orchestrator.spec.errors import SpecError
+from orchestrator.spec.failures import StoreAway
 from orchestrator.storage import lease as leases
 from orchestrator.storage.bucket import Bucket
 from orchestrator.storage.lease import Holder, LeaseHeld, acquire_lease, holder_of, lease_folder

@@ -21,7 +21,8 @@ from orchestrator.data import DATA
 from orchestrator.methods import METHODS
 from orchestrator.models import MODELS
 from orchestrator.retrain import SCHEDULES
-from orchestrator.spec.errors import SpecError, StoreAway
+from orchestrator.spec.errors import SpecError
+from orchestrator.spec.failures import StoreAway
 from orchestrator.spec.trial import TrialSpec
 from orchestrator.storage.store import Store
 from orchestrator.storage.uri import is_uri

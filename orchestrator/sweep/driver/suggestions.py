@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.records.records import RESULT, DamagedRecord, read_latency, read_result, recorded_ids
-from orchestrator.spec.errors import SpecError, out_of_space
+from orchestrator.spec.errors import SpecError
+from orchestrator.spec.failures import store_unavailable
 from orchestrator.spec.result import TrialResult
 from orchestrator.storage.store import Store
 from orchestrator.sweep.planning import Plan, PlannedTrial, drawn_before
@@ -162,7 +163,7 @@ class Suggestions:
         try:
             self._serve(unended)
         except Exception as problem:
-            if isinstance(problem, OSError) and out_of_space(problem):
+            if isinstance(problem, OSError) and store_unavailable(problem):
                 self._full = problem
                 self._end()
                 return

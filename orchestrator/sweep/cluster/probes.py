@@ -24,46 +24,39 @@ from orchestrator.sweep.driver.allocation import (
     limit_of,
     shared,
 )
-from orchestrator.sweep.driver.training_kinds import Network, networks, representative_trials, training_kinds
+from orchestrator.sweep.driver.runner import Check
+from orchestrator.sweep.driver.training_kinds import representative_trials, training_kinds
 from orchestrator.sweep.planning import Plan
+from orchestrator.sweep.worker.network_check import raise_refused, refusals, untried_networks
 
 _LOOK_SECONDS = 0.5
 """How often an interrupt is looked for while a task is waited for."""
 
-Check = Callable[[], None]
-"""Raises where a person asked the driver to stop."""
 
-
-class UnfitModel(SpecError):
-    """Networks that cannot take their data's images; the message names each with its place and the reason."""
-
-
-def check_networks(planned: Plan, waiting: Collection[str], fits: Callable[[TrialSpec], bool], check: Check) -> None:
+def check_networks(
+    planned: Plan, waiting: Collection[str], is_trained: Callable[[TrialSpec], bool], check: Check
+) -> None:
     """Raise :class:`UnfitModel` for networks of trials to come; takes as long as a worker takes to import PyTorch.
 
     Args:
         planned: the plan.
         waiting: ids of its trials that have still to run.
-        fits: a network is known to take its data, and need not be tried.
+        is_trained: whether the network of a trial has been trained on its data, and needs no check.
         check: called while the answer is waited for.
     """
-    found = [
-        network for network in networks(representative_trials(planned, waiting), planned.arms) if not fits(network.spec)
-    ]
-    if not found:
+    networks = untried_networks(planned, waiting, is_trained)
+    if not networks:
         return
     nodes = nodes_with("CPU")
     task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_refusals)
     if nodes:
         task = task.options(scheduling_strategy=on_node(nodes[0]["NodeID"]))
     try:
-        answers = _answer(task.remote([_plain(network.spec) for network in found]), check)
+        reasons = _answer(task.remote([_plain(network.spec) for network in networks]), check)
     except ray.exceptions.RayError:
         # Nobody could tell: the trials will, each for itself.
         return
-    refused = [_refused(network, why) for network, why in zip(found, answers, strict=True) if why is not None]
-    if refused:
-        raise UnfitModel("", "; ".join(refused))
+    raise_refused(networks, reasons)
 
 
 def allocation_of(
@@ -129,15 +122,9 @@ def _plain(spec: TrialSpec) -> dict[str, Any]:
     return spec.model_dump(mode="json")
 
 
-def _refused(network: Network, why: str) -> str:
-    return f"{network.where}: {network.spec.model.name!r} cannot take {why}"
-
-
 def _refusals(specs: list[dict[str, Any]]) -> list[str | None]:
     """Run on a node: why networks cannot take their images."""
-    from orchestrator.trial.shape_check import shape_error
-
-    return [shape_error(TrialSpec.model_validate(spec)) for spec in specs]
+    return refusals([TrialSpec.model_validate(spec) for spec in specs])
 
 
 def _gpus() -> list[tuple[str, int]]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from orchestrator.spec.result import TrialResult
 from orchestrator.sweep.driver.jobs import Job
+from orchestrator.sweep.driver.messages import EpochReport
 
 _LINE_SECONDS = 15.0
 
@@ -51,11 +51,14 @@ class State:
     def start(self, job: Job) -> None:
         self.running[job.key] = Running(job, time.monotonic())
 
-    def epoch(self, key: str, event: Mapping[str, Any]) -> None:
+    def epoch(self, key: str, report: EpochReport) -> None:
         running = self.running.get(key)
         if running is not None:
-            running.stage, running.epoch, running.epochs = event["stage"], event["epoch"] + 1, event["epochs"]
-            running.val_accuracy = event["val_accuracy"]
+            running.stage, running.epoch, running.epochs = report.stage, report.epoch + 1, report.epochs
+            running.val_accuracy = report.val_accuracy
+
+    def requeued(self, key: str) -> None:
+        self.running.pop(key, None)
 
     def stage_ended(self, key: str) -> None:
         self.stages += self.running.pop(key, None) is not None
@@ -88,9 +91,9 @@ class View(Protocol):
         """Show the state as it is now; `said` is an event worth a line."""
 
 
-def view_of(state: State, console: Console) -> View:
-    """A live table where someone watches, else lines."""
-    return LiveTable(state, console) if console.is_terminal else LineLog(state, console)
+def view_of(state: State, console: Console, *, live: bool = True) -> View:
+    """Return a live table where `live` and the console is a terminal, else plain lines."""
+    return LiveTable(state, console) if live and console.is_terminal else LineLog(state, console)
 
 
 class LineLog:

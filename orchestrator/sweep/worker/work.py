@@ -1,4 +1,4 @@
-"""What a worker does with a job: run it, tell the driver how it goes, and end where the driver says so.
+"""What a worker does with a job: runs it, reports to the driver, and ends a trial where the driver says so.
 
 A trial's record is written here, so that a killed driver loses nothing.
 """
@@ -7,61 +7,166 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from orchestrator.records.records import write_latency, write_result
-from orchestrator.spec.errors import OUT_OF_MEMORY, PrunesweepError, out_of_space
+from orchestrator.records.bucket_sync import delete_marker, read_marker, refresh_trial, upload
+from orchestrator.records.records import RESULT, write_latency, write_result
+from orchestrator.spec.errors import PrunesweepError
+from orchestrator.spec.failures import Failure, Outcome, classify
 from orchestrator.spec.result import EpochRow
-from orchestrator.spec.trial import TrialSpec
-from orchestrator.storage.bucket import PATIENCE
-from orchestrator.storage.store import Store
+from orchestrator.storage.bucket import PATIENCE, bucket_of
 from orchestrator.storage.uri import store_folder
 from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.driver.jobs import LATENCY
+from orchestrator.sweep.driver.messages import (
+    EpochReport,
+    JobEnded,
+    JobRequest,
+    Message,
+    RungReport,
+    WorkerContext,
+    verdict_path,
+)
 from orchestrator.sweep.stopping.policy import epochs_at
 
 _REPORT_SECONDS = 0.25
 """Epochs shorter than this are reported now and then, not each: a report costs a trip to the driver."""
 
-Tell = Callable[[dict[str, Any]], None]
-"""Sends a report; it returns once the driver has heard and answered it."""
+Tell = Callable[[Message], None]
+"""Sends a message; returns once the driver has received and answered it."""
 
 
-def work(job: Mapping[str, Any], place: Mapping[str, Any], tell: Tell, device: str) -> None:
-    """One job, in a warm worker. The last report is ``done``, which ends Tune's trial; ``error`` says what went wrong.
+class DeviceLost(PrunesweepError):
+    """This process can no longer use its GPU and must end; the driver knows of it."""
 
-    With ``full`` it was the disk: nothing is recorded, and the sweep cannot go on. With ``back`` it was the memory of a
-    GPU that trials share: nothing is recorded, and the job may be tried again with more of it.
+
+def work(request: JobRequest, tell: Tell, device: str, on_failure: Callable[[Failure], None] | None = None) -> None:
+    """Do one job in a warm worker; the last message is `JobEnded`.
+
+    Args:
+        request: the job.
+        tell: sends a message to the driver.
+        device: ``cpu`` or ``cuda``.
+        on_failure: called with what went wrong, in this process, where the exception is still at hand.
+
+    Raises:
+        DeviceLost: after the last message, where the process must be replaced.
     """
-    from orchestrator.trial.run import reason
-
-    store = Store.open(place["out"], patience=PATIENCE)
-    retreat = place["retreat"]
-    if retreat is not None and store.read_marker(store_folder(retreat)) is not None:
-        tell({"done": True, "error": None, "back": True})
-        return
+    failure: Failure | None
     try:
-        error = _done(job, place, store, tell, device)
-    except _Crowded as crowded:
-        _give_back(device)
-        tell({"done": True, "error": str(crowded), "back": True})
+        outcome, failure = _outcome(request, tell, device)
     except Exception as problem:
-        if not out_of_space(problem):
+        failure = classify(problem)
+        if failure.outcome is not Outcome.STORE_UNAVAILABLE:
             raise
-        tell({"done": True, "error": reason(problem), "full": True})
+        outcome = failure.outcome
+    if failure is not None and on_failure is not None:
+        on_failure(failure)
+    if outcome is not Outcome.DEVICE_LOST:
+        _release_gpu_memory(device)
+    tell(JobEnded(outcome, None if failure is None else failure.reason))
+    if outcome is Outcome.DEVICE_LOST:
+        raise DeviceLost
+
+
+def _outcome(request: JobRequest, tell: Tell, device: str) -> tuple[Outcome, Failure | None]:
+    """Do the job; return how it ended, and why it failed if it did."""
+    context, job = request.context, request.job
+    workspace = _workspace(context, device)
+    if context.backoff_marker is not None and read_marker(workspace.folder / context.backoff_marker) is not None:
+        return Outcome.REQUEUED, None
+    if job.kind == "trial":
+        if _has_record(workspace, job.key):
+            return Outcome.ALREADY_RECORDED, None
+        failure = _do_trial(request, workspace, tell)
     else:
-        _give_back(device)
-        tell({"done": True, "error": error})
+        failure = _do_stage(request, workspace, tell)
+    return (Outcome.DONE if failure is None else failure.outcome), failure
 
 
-class _Crowded(PrunesweepError):
-    """A GPU's memory did not suffice for the trials that share it."""
+def _workspace(context: WorkerContext, device: str) -> Workspace:
+    out = store_folder(context.store)
+    bucket = bucket_of(out)
+    if bucket is not None:
+        bucket.patience = PATIENCE
+    return Workspace(
+        out=out,
+        sweep=context.sweep,
+        device=device,
+        threads=max(1, int(context.cpus)),
+        data_cache=Path(context.data_cache) if context.data_cache else None,
+        remote=bucket,
+    )
 
 
-def _give_back(device: str) -> None:
-    """What an idle worker's allocator keeps, the worker beside it cannot have."""
+def _has_record(workspace: Workspace, trial_id: str) -> bool:
+    """Return whether another worker, e.g. of an earlier driver, has recorded the trial meanwhile."""
+    path = workspace.trial_folder(trial_id) / RESULT
+    return path.exists() or (workspace.remote is not None and workspace.remote.read(path) is not None)
+
+
+def _do_trial(request: JobRequest, workspace: Workspace, tell: Tell) -> Failure | None:
+    """Run a trial and write its record, unless the job is to be tried again."""
+    from orchestrator.trial.run import execute_trial
+
+    job = request.job
+    folder = workspace.trial_folder(job.key)
+    reporter = _Reporter(folder, request.rungs, tell)
+    reporter.delete_verdicts()
+    result, failure = execute_trial(job.spec, workspace, reporter.epoch, cut=reporter.cut, arm=job.arm, point=job.point)
+    if failure is not None:
+        if _is_retried(failure, request.context):
+            return failure
+        failure = _advised(failure, request.context)
+        result = result.model_copy(update={"error": failure.reason})
+    if result.status == "done":
+        # Upload the network first: a visible record implies a visible network.
+        upload([folder / "model.safetensors", folder / "cut.json"])
+    write_result(folder, result)
+    return failure
+
+
+def _do_stage(request: JobRequest, workspace: Workspace, tell: Tell) -> Failure | None:
+    """Compute a shared stage, or measure a latency."""
+    from orchestrator.trial.run import run_stage
+
+    job = request.job
+    try:
+        if job.kind == LATENCY:
+            from orchestrator.sweep.worker.latency import measure
+
+            folder = workspace.trial_folder(job.spec.trial_id)
+            refresh_trial(folder)
+            write_latency(folder, measure(folder, workspace.device, workspace.threads))
+        else:
+            reporter = _Reporter(workspace.trial_folder(job.spec.trial_id), (), tell)
+            run_stage(job.kind, job.spec, workspace, reporter.epoch)
+    except Exception as problem:
+        failure = classify(problem)
+        if failure.outcome is Outcome.OUT_OF_MEMORY and job.kind == LATENCY:
+            # A network is measured alone: no allocation would give it more.
+            return Failure(Outcome.FAILED, failure.reason, problem)
+        return _advised(failure, request.context)
+    return None
+
+
+def _is_retried(failure: Failure, context: WorkerContext) -> bool:
+    """Return whether the driver tries the job again: on another process, or with fewer jobs on the GPU."""
+    if failure.outcome is Outcome.OUT_OF_MEMORY:
+        return context.backoff_marker is not None
+    return failure.outcome is Outcome.DEVICE_LOST
+
+
+def _advised(failure: Failure, context: WorkerContext) -> Failure:
+    """Add what a user can do about it to the reason of a lack of memory."""
+    if failure.outcome is not Outcome.OUT_OF_MEMORY or context.backoff_marker is not None:
+        return failure
+    return Failure(failure.outcome, f"{failure.reason}; {context.out_of_memory_advice}", failure.exception)
+
+
+def _release_gpu_memory(device: str) -> None:
+    """Release cached GPU memory for the other workers on this GPU."""
     if device == "cuda":
         import torch
 
@@ -69,103 +174,50 @@ def _give_back(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def _explained(error: str | None, place: Mapping[str, Any]) -> str | None:
-    """The reason of a failure; raises `_Crowded` where it was one of memory that fewer trials at once would have."""
-    if error is None or not error.startswith(OUT_OF_MEMORY):
-        return error
-    if place["retreat"] is not None:
-        raise _Crowded(error)
-    return f"{error}; {place['advice']}"
-
-
-def _done(job: Mapping[str, Any], place: Mapping[str, Any], store: Store, tell: Tell, device: str) -> str | None:
-    from orchestrator.trial.run import reason, run_stage, run_trial
-
-    workspace = Workspace(
-        store=store,
-        sweep=place["sweep"],
-        device=device,
-        threads=max(1, int(place["cpus"])),
-        data_cache=Path(place["data_cache"]) if place["data_cache"] else None,
-    )
-    spec = TrialSpec.model_validate(job["spec"])
-    reporter = _Reporter(store, spec.trial_id, workspace.trial_folder(spec.trial_id), job["rungs"], tell)
-    if job["kind"] == "trial":
-        reporter.forget_verdicts()
-        result = run_trial(spec, workspace, reporter.epoch, cut=reporter.cut, arm=job["arm"], point=job["point"])
-        result = result.model_copy(update={"error": _explained(result.error, place)})
-        folder = workspace.trial_folder(spec.trial_id)
-        if result.status == "done":
-            # Before the record: who finds one finds the network.
-            store.upload([folder / "model.safetensors", folder / "cut.json"])
-        write_result(store, folder, result)
-        return result.error
-    try:
-        if job["kind"] == LATENCY:
-            from orchestrator.sweep.worker.latency import measure
-
-            folder = workspace.trial_folder(spec.trial_id)
-            store.download(folder)
-            write_latency(store, folder, measure(folder, device, workspace.threads))
-        else:
-            run_stage(job["kind"], spec, workspace, reporter.epoch)
-    except Exception as problem:
-        if out_of_space(problem):
-            raise
-        failure = reason(problem)
-    else:
-        return None
-    # A measuring job runs alone: nothing would be gained by trying it again.
-    return failure if job["kind"] == LATENCY else _explained(failure, place)
-
-
-def verdict_path(trial_folder: Path, rung: int) -> Path:
-    """The file that ends a trial at a rung; a name of its own each, which no file system can have cached as absent."""
-    return trial_folder / f".stop-{rung}"
-
-
 class _Reporter:
-    """Reports epochs now and then, and at the rungs without fail, where it waits for the driver's verdict."""
+    """Reports epochs now and then, and at every rung, where it waits for the driver's verdict."""
 
-    def __init__(self, store: Store, trial_id: str, folder: Path, rungs: list[float], tell: Tell) -> None:
-        self._store = store
-        self._trial_id, self._folder, self._rungs, self._tell = trial_id, folder, rungs, tell
-        self._last = 0.0
+    def __init__(self, trial_folder: Path, rungs: tuple[float, ...], tell: Tell) -> None:
+        self._folder, self._rungs, self._tell = trial_folder, rungs, tell
+        self._last_report = 0.0
         self._sizes: dict[str, float] | None = None
         self._curve: list[float] = []
 
-    def forget_verdicts(self) -> None:
+    def delete_verdicts(self) -> None:
+        """Delete what an earlier attempt was told."""
         for rung in range(len(self._rungs)):
-            self._store.delete_marker(verdict_path(self._folder, rung))
+            delete_marker(verdict_path(self._folder, rung))
 
     def cut(self, sizes: dict[str, float]) -> None:
+        """Take in the sizes after the cut; raises `Stopped` where the verdict says so."""
         self._sizes = sizes
         for index, rung in enumerate(self._rungs):
             if rung == 0:
-                self._ask(index, {}, 0.0)
+                self._wait_for_verdict(index, None, 0.0)
 
     def epoch(self, row: EpochRow, epochs: int) -> None:
-        told = {"stage": row.stage, "epoch": row.epoch, "epochs": epochs, "val_accuracy": row.val_accuracy}
+        """Take in an epoch; raises `Stopped` where it ends at a rung and the verdict says so."""
+        report = EpochReport(row.stage, row.epoch, epochs, row.val_accuracy)
         # Before the cut the trial is still at stages that others share: nothing to stop there.
         if self._sizes is not None:
             self._curve.append(row.val_accuracy)
-            done = len(self._curve)
+            n_epochs = len(self._curve)
             for index, rung in enumerate(self._rungs):
-                if rung > 0 and epochs_at(rung, epochs) == done < epochs:
-                    self._ask(index, told, done / epochs)
+                if rung > 0 and epochs_at(rung, epochs) == n_epochs < epochs:
+                    self._wait_for_verdict(index, report, n_epochs / epochs)
                     return
         now = time.monotonic()
-        if now - self._last >= _REPORT_SECONDS:
-            self._last = now
-            self._tell(told)
+        if now - self._last_report >= _REPORT_SECONDS:
+            self._last_report = now
+            self._tell(report)
 
-    def _ask(self, rung: int, told: dict[str, Any], share: float) -> None:
+    def _wait_for_verdict(self, rung: int, epoch: EpochReport | None, share: float) -> None:
         from orchestrator.trial.run import Stopped
 
-        self._last = time.monotonic()
-        self._tell({**told, "rung": rung, "curve": list(self._curve), "sizes": self._sizes})
+        self._last_report = time.monotonic()
+        self._tell(RungReport(rung, tuple(self._curve), self._sizes or {}, epoch))
         path = verdict_path(self._folder, rung)
-        why = self._store.read_marker(path)
-        if why is not None:
-            self._store.delete_marker(path)
-            raise Stopped(why, share)
+        reason = read_marker(path)
+        if reason is not None:
+            delete_marker(path)
+            raise Stopped(reason, share)

@@ -17,7 +17,7 @@ from orchestrator.spec.search_space import Resources
 from orchestrator.sweep.cluster import probes as rehearsing
 from orchestrator.sweep.cluster import tune_runner as ray_tune
 from orchestrator.sweep.driver.allocation import shared
-from orchestrator.sweep.run import Outcome
+from orchestrator.sweep.driver.outcome import SweepOutcome
 
 NETWORK = '''
 """A network that needs a share of something that all processes of this machine have together."""
@@ -70,7 +70,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def sweep(training: Path, tmp_path: Path) -> Any:
     """Runs some seeds of the network; returns what came of it and what was said."""
 
-    def go(room: int, resources: Any, seeds: int) -> tuple[Outcome, str]:
+    def go(room: int, resources: Any, seeds: int) -> tuple[SweepOutcome, str]:
         model = {"name": "hungry_nets:hungry", "room": room, "folder": str(training)}
         space = {
             "name": "tight",

@@ -21,6 +21,7 @@ from orchestrator.storage.store import Store
 from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.cluster import probes as rehearsing
 from orchestrator.sweep.planning import Plan, plan
+from orchestrator.sweep.worker.network_check import UnfitModel
 
 BASE = {"data": "digits", "method": "l1_norm", "target": {"sparsity": 0.5}, "model": "convnet"}
 
@@ -53,7 +54,7 @@ def test_networks_that_do_not_fit_are_named_where_the_file_names_them() -> None:
             {"method": "hrank", "model": "vgg16"},
         ],
     )
-    with pytest.raises(rehearsing.UnfitModel) as refused:
+    with pytest.raises(UnfitModel) as refused:
         check(found)
     assert str(refused.value).startswith(
         "arms[1].axes.model[1]: 'lenet5' cannot take the 8x8 images of 'digits': "
@@ -63,7 +64,7 @@ def test_networks_that_do_not_fit_are_named_where_the_file_names_them() -> None:
 
 def test_a_search_is_refused_for_a_network_it_may_draw() -> None:
     axes = {"model": ["convnet", "lenet5"], "target.sparsity": {"low": 0.1, "high": 0.9}}
-    with pytest.raises(rehearsing.UnfitModel, match=r"^axes\.model\[1\]: 'lenet5' cannot take"):
+    with pytest.raises(UnfitModel, match=r"^axes\.model\[1\]: 'lenet5' cannot take"):
         check(planned(axes=axes, search={"name": "tpe", "trials": 3}))
 
 

@@ -20,9 +20,9 @@ class Waiting(NamedTuple):
 def chosen(given: list[str], states: dict[str, str]) -> str | None:
     """The job that is chosen, from the order in which jobs were given out and Tune's states of those that live."""
     live: Any = {Waiting(name, state) for name, state in states.items()}
-    feed: Any = SimpleNamespace(given=dict.fromkeys(given))
+    searcher: Any = SimpleNamespace(requests=dict.fromkeys(given))
     controller: Any = SimpleNamespace(get_live_trials=lambda: live)
-    found: Any = LifoScheduler(feed).choose_trial_to_run(controller)
+    found: Any = LifoScheduler(searcher).choose_trial_to_run(controller)
     return None if found is None else str(found.trial_id)
 
 

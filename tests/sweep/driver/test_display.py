@@ -7,6 +7,7 @@ from rich.console import Console
 from orchestrator.spec.result import TrialResult
 from orchestrator.sweep.driver.display import LineLog, LiveTable, State, duration, outcome_line, view_of
 from orchestrator.sweep.driver.jobs import Job
+from orchestrator.sweep.driver.messages import EpochReport
 from orchestrator.sweep.space.resolve import resolve
 
 SPEC = resolve({"model": "lenet5", "data": "digits", "method": "l1_norm", "target": {"sparsity": 0.5}})
@@ -22,7 +23,7 @@ LOST = DONE.model_copy(update={"status": "failed", "error": "OutOfMemory: 3 GiB"
 def state() -> State:
     made = State("mine", planned=10, done_before=3, slots=2)
     made.start(JOB)
-    made.epoch(JOB.key, {"stage": "retrain", "epoch": 1, "epochs": 8, "val_accuracy": 0.8125})
+    made.epoch(JOB.key, EpochReport("retrain", 1, 8, 0.8125))
     return made
 
 

@@ -1,8 +1,11 @@
 """Order of work: shared stages before the trials that need them, and what happens when one fails."""
 
+from orchestrator.spec.failures import Failure, Outcome
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.sweep.driver.jobs import Job, JobQueue, jobs_of, measuring_job, remaining_jobs
+from orchestrator.sweep.driver.jobs import Job, JobQueue, jobs_of, latency_job, remaining_jobs
 from orchestrator.sweep.planning import Plan, plan
+
+NO_MEMORY = Failure(Outcome.OUT_OF_MEMORY, "baseline failed: no memory")
 
 
 def planned() -> Plan:
@@ -21,7 +24,7 @@ def drain(queue: JobQueue) -> list[list[Job]]:
         assert wave, "nothing can start and nothing runs"
         waves.append(wave)
         for job in wave:
-            queue.finished(job.key)
+            queue.finish(job.key)
     return waves
 
 
@@ -48,7 +51,7 @@ def test_a_failed_stage_takes_its_trials_with_it_and_no_others() -> None:
     first = queue.take()
     assert first is not None
     assert first.kind == "baseline"
-    lost = queue.failed(first.key, "baseline failed: no memory")
+    lost = queue.fail_stage(first.key, NO_MEMORY)
     assert {job.spec.seed for job in lost} == {first.spec.seed}
     assert len(lost) == 6
     rest = [job for wave in drain(queue) for job in wave]
@@ -60,9 +63,9 @@ def test_a_job_whose_worker_died_is_tried_again_but_not_for_ever() -> None:
     job = queue.take()
     assert job is not None
     for _ in range(2):
-        assert queue.again(job)
+        assert queue.retry(job)
         assert queue.take() == job
-    assert not queue.again(job)
+    assert not queue.retry(job)
 
 
 def test_the_queue_is_not_exhausted_while_something_may_come_back() -> None:
@@ -73,7 +76,7 @@ def test_the_queue_is_not_exhausted_while_something_may_come_back() -> None:
     assert job is not None
     assert queue.take() is None
     assert not queue.exhausted
-    queue.finished(job.key)
+    queue.finish(job.key)
     assert queue.exhausted
 
 
@@ -89,7 +92,7 @@ def test_late_jobs_bring_the_stages_they_lack_and_share_those_under_way() -> Non
     )
     queue.add(jobs_of(sibling, lambda name, key: False))
     assert queue.take() is None  # both wait for the one baseline
-    queue.finished(baseline.key)
+    queue.finish(baseline.key)
     ready = [queue.take(), queue.take(), queue.take()]
     assert [job.key if job else None for job in ready] == [this.trials[0].trial_id, sibling.trial_id, None]
 
@@ -99,11 +102,11 @@ def test_a_late_trial_that_needs_a_failed_stage_is_lost_at_once() -> None:
     queue = JobQueue(jobs_of(this.trials[0], lambda name, key: False))
     baseline = queue.take()
     assert baseline is not None
-    queue.failed(baseline.key, "baseline failed: no memory")
+    queue.fail_stage(baseline.key, NO_MEMORY)
     sparse = next(trial for trial in this.trials if trial.arm == "sfp" and trial.spec.seed == baseline.spec.seed)
-    ((lost, reason),) = queue.add(jobs_of(sparse, lambda name, key: False))
+    ((lost, failure),) = queue.add(jobs_of(sparse, lambda name, key: False))
     assert lost.key == sparse.trial_id
-    assert reason == "baseline failed: no memory"
+    assert failure == NO_MEMORY
     assert queue.exhausted
 
 
@@ -112,14 +115,14 @@ def test_a_network_is_measured_while_nothing_else_runs() -> None:
     first, second = queue.take(), queue.take()
     assert first is not None
     assert second is not None
-    queue.finished(first.key)
-    queue = JobQueue([measuring_job(first), second])
+    queue.finish(first.key)
+    queue = JobQueue([latency_job(first), second])
     running = queue.take()
     assert running is not None
     assert running.kind == "latency"
     assert queue.take() is None  # the trial waits
-    queue.finished(running.key)
+    queue.finish(running.key)
     assert queue.take() == second
-    queue.add([measuring_job(second)])
+    queue.add([latency_job(second)])
     assert queue.take() is None  # the measuring waits
     assert not queue.exhausted

@@ -66,7 +66,9 @@ def test_few_images_of_a_streamed_set_leave_the_map_whole() -> None:
 def test_every_form_of_out_of_memory_is_recognised() -> None:
     message = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 10 GiB. See documentation"
     assert reason_of(torch.OutOfMemoryError(message)) == "OutOfMemory: CUDA out of memory. Tried to allocate 2.00 GiB"
-    assert reason_of(RuntimeError("CUDA error: out of memory\nkernel errors")) == "OutOfMemory: CUDA error: out of memory"
+    assert (
+        reason_of(RuntimeError("CUDA error: out of memory\nkernel errors")) == "OutOfMemory: CUDA error: out of memory"
+    )
     assert out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     within = ValueError("no scores")
     within.__cause__ = torch.OutOfMemoryError(message)

@@ -27,7 +27,7 @@ from orchestrator.spec.trial import TrialSpec
 from orchestrator.storage.store import Store
 from orchestrator.storage.uri import is_uri
 
-_HERE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "torchvision", "torch-pruning", "ray", "numpy", "safetensors")
 _CONNECT_SECONDS = 20.0
 _ANSWER_SECONDS = 120.0
@@ -127,7 +127,7 @@ def plugin_modules(specs: Iterable[TrialSpec]) -> list[str]:
         named = ((METHODS, spec.method), (MODELS, spec.model), (DATA, spec.data), (SCHEDULES, spec.retrain))
         targets |= {registry.target(choice.name) for registry, choice in named}
     modules = {target.partition(":")[0] for target in targets}
-    return sorted(module for module in modules if module.partition(".")[0] != _HERE.name)
+    return sorted(module for module in modules if module.partition(".")[0] != _PACKAGE.name)
 
 
 def installed(modules: Sequence[str] = ()) -> dict[str, str]:
@@ -138,7 +138,7 @@ def installed(modules: Sequence[str] = ()) -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "none"
-    found["orchestrator"] = _code(_HERE.rglob("*.py"))
+    found["orchestrator"] = _code(_PACKAGE.rglob("*.py"))
     for module in modules:
         spec = importlib.util.find_spec(module)
         found[f"plug-in {module}"] = "none" if spec is None or spec.origin is None else _code([Path(spec.origin)])

@@ -128,6 +128,14 @@ def test_shared_stages_are_computed_once(finished: Path) -> None:
     assert trained == []
 
 
+def test_one_process_leaves_the_same_records(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SPACE)
+    said = run(tmp_path, "--address", "inline")
+    assert f"executed {TRIALS} of {TRIALS} trials" in said
+    assert results(tmp_path) == results(finished)
+    assert sorted(children(tmp_path)) == sorted(records(tmp_path))
+
+
 def test_running_it_again_executes_nothing(finished: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (finished / "runs").glob("small/trials/*/*")}
     said = run(finished)

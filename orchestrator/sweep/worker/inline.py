@@ -6,6 +6,7 @@ standard error, and the record says what it says anywhere else.
 
 from __future__ import annotations
 
+import bdb
 import os
 import signal
 import sys
@@ -114,7 +115,10 @@ def _run_job(dispatcher: Dispatcher, request: JobRequest) -> None:
 
 
 def _print_traceback(failure: Failure) -> None:
-    if failure.exception is not None and failure.outcome is not Outcome.DIVERGED:
+    """Print where a job failed; where a person left the debugger, raise KeyboardInterrupt, so that nothing is recorded."""
+    if isinstance(failure.exception, bdb.BdbQuit):
+        raise KeyboardInterrupt
+    if failure.exception is not None and failure.outcome not in (Outcome.DIVERGED, Outcome.STORE_UNAVAILABLE):
         traceback.print_exception(failure.exception)
 
 

@@ -36,53 +36,50 @@ _REPORT_SECONDS = 0.25
 Tell = Callable[[Message], None]
 """Sends a message; returns once the driver has received and answered it."""
 
+OnFailure = Callable[[Failure], None]
+
 
 class DeviceLost(PrunesweepError):
     """This process can no longer use its GPU and must end; the driver knows of it."""
 
 
-def work(request: JobRequest, tell: Tell, device: str, on_failure: Callable[[Failure], None] | None = None) -> None:
+def work(request: JobRequest, tell: Tell, device: str, on_failure: OnFailure | None = None) -> None:
     """Do one job in a warm worker; the last message is `JobEnded`.
 
     Args:
         request: the job.
         tell: sends a message to the driver.
         device: ``cpu`` or ``cuda``.
-        on_failure: called with what went wrong, in this process, where the exception is still at hand.
+        on_failure: receives what went wrong, before it is recorded, where the exception is still at hand.
 
     Raises:
         DeviceLost: after the last message, where the process must be replaced.
     """
-    failure: Failure | None
     try:
-        outcome, failure = _outcome(request, tell, device)
+        end = _end_of(request, tell, device, on_failure or _ignore)
     except Exception as problem:
         failure = classify(problem)
         if failure.outcome is not Outcome.STORE_UNAVAILABLE:
             raise
-        outcome = failure.outcome
-    if failure is not None and on_failure is not None:
-        on_failure(failure)
-    if outcome is not Outcome.DEVICE_LOST:
-        _release_gpu_memory(device)
-    tell(JobEnded(outcome, None if failure is None else failure.reason))
-    if outcome is Outcome.DEVICE_LOST:
+        end = JobEnded.of(failure)
+    if end.outcome is Outcome.DEVICE_LOST:
+        tell(end)
         raise DeviceLost
+    _release_gpu_memory(device)
+    tell(end)
 
 
-def _outcome(request: JobRequest, tell: Tell, device: str) -> tuple[Outcome, Failure | None]:
-    """Do the job; return how it ended, and why it failed if it did."""
+def _end_of(request: JobRequest, tell: Tell, device: str, on_failure: OnFailure) -> JobEnded:
+    """Do the job; return how it ended."""
     context, job = request.context, request.job
     workspace = _workspace(context, device)
     if context.backoff_marker is not None and read_marker(workspace.folder / context.backoff_marker) is not None:
-        return Outcome.REQUEUED, None
-    if job.kind == "trial":
-        if _has_record(workspace, job.key):
-            return Outcome.ALREADY_RECORDED, None
-        failure = _do_trial(request, workspace, tell)
-    else:
-        failure = _do_stage(request, workspace, tell)
-    return (Outcome.DONE if failure is None else failure.outcome), failure
+        return JobEnded(Outcome.REQUEUED)
+    if job.kind != "trial":
+        return JobEnded.of(_do_stage(request, workspace, tell, on_failure))
+    if _has_record(workspace, job.key):
+        return JobEnded(Outcome.ALREADY_RECORDED)
+    return JobEnded.of(_do_trial(request, workspace, tell, on_failure))
 
 
 def _workspace(context: WorkerContext, device: str) -> Workspace:
@@ -106,7 +103,7 @@ def _has_record(workspace: Workspace, trial_id: str) -> bool:
     return path.exists() or (workspace.remote is not None and workspace.remote.read(path) is not None)
 
 
-def _do_trial(request: JobRequest, workspace: Workspace, tell: Tell) -> Failure | None:
+def _do_trial(request: JobRequest, workspace: Workspace, tell: Tell, on_failure: OnFailure) -> Failure | None:
     """Run a trial and write its record, unless the job is to be tried again."""
     from orchestrator.trial.run import execute_trial
 
@@ -116,6 +113,7 @@ def _do_trial(request: JobRequest, workspace: Workspace, tell: Tell) -> Failure 
     reporter.delete_verdicts()
     result, failure = execute_trial(job.spec, workspace, reporter.epoch, cut=reporter.cut, arm=job.arm, point=job.point)
     if failure is not None:
+        on_failure(failure)
         if _is_retried(failure, request.context):
             return failure
         failure = _advised(failure, request.context)
@@ -127,7 +125,7 @@ def _do_trial(request: JobRequest, workspace: Workspace, tell: Tell) -> Failure 
     return failure
 
 
-def _do_stage(request: JobRequest, workspace: Workspace, tell: Tell) -> Failure | None:
+def _do_stage(request: JobRequest, workspace: Workspace, tell: Tell, on_failure: OnFailure) -> Failure | None:
     """Compute a shared stage, or measure a latency."""
     from orchestrator.trial.run import run_stage
 
@@ -144,6 +142,7 @@ def _do_stage(request: JobRequest, workspace: Workspace, tell: Tell) -> Failure 
             run_stage(job.kind, job.spec, workspace, reporter.epoch)
     except Exception as problem:
         failure = classify(problem)
+        on_failure(failure)
         if failure.outcome is Outcome.OUT_OF_MEMORY and job.kind == LATENCY:
             # A network is measured alone: no allocation would give it more.
             return Failure(Outcome.FAILED, failure.reason, problem)
@@ -172,6 +171,10 @@ def _release_gpu_memory(device: str) -> None:
 
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def _ignore(failure: Failure) -> None:
+    return None
 
 
 class _Reporter:

@@ -24,7 +24,7 @@ class StoreAway(PrunesweepError, OSError):
     """A bucket cannot be reached or used; the message names it and says why."""
 
 
-class Outcome(StrEnum):
+class JobOutcome(StrEnum):
     """How a job ended."""
 
     DONE = "done"
@@ -47,7 +47,7 @@ class Outcome(StrEnum):
 class Failure:
     """Why a job failed."""
 
-    outcome: Outcome
+    outcome: JobOutcome
     reason: str
     """One line for the record."""
     exception: BaseException | None = field(default=None, compare=False, repr=False)
@@ -57,15 +57,15 @@ class Failure:
 def classify(problem: BaseException) -> Failure:
     """Return the kind of failure that an exception stands for, and the line that the record says."""
     if isinstance(problem, Diverged):
-        outcome = Outcome.DIVERGED
+        outcome = JobOutcome.DIVERGED
     elif store_unavailable(problem):
-        outcome = Outcome.STORE_UNAVAILABLE
+        outcome = JobOutcome.STORE_UNAVAILABLE
     elif out_of_memory(problem):
-        outcome = Outcome.OUT_OF_MEMORY
+        outcome = JobOutcome.OUT_OF_MEMORY
     elif device_lost(problem):
-        outcome = Outcome.DEVICE_LOST
+        outcome = JobOutcome.DEVICE_LOST
     else:
-        outcome = Outcome.FAILED
+        outcome = JobOutcome.FAILED
     return Failure(outcome, reason_of(problem), problem)
 
 

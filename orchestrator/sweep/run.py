@@ -20,7 +20,7 @@ from orchestrator.spec.yaml_text import as_yaml
 from orchestrator.storage.bucket import PATIENCE, bucket_of
 from orchestrator.storage.driver_lock import DriverAtWork, hold_driver_lock
 from orchestrator.storage.uri import address_of, store_folder
-from orchestrator.sweep.driver.allocation import Allocation, kept, resources_of, save_fall_back
+from orchestrator.sweep.driver.allocation import Allocation, load, resources_of, save_fall_back
 from orchestrator.sweep.driver.dispatcher import Dispatcher
 from orchestrator.sweep.driver.display import State, view_of
 from orchestrator.sweep.driver.events import SweepEvents
@@ -153,7 +153,7 @@ class _Driver:
     def _check_and_allocate(self, check: Check) -> None:
         planned = self._outcome.plan
         waiting = {job.key for job in self._jobs if job.kind == "trial"}
-        if waiting or planned.to_draw or kept(self._folder) is None:
+        if waiting or planned.to_draw or load(self._folder) is None:
             with self._timed("checks"):
                 has_stage = self._store.has_stage
                 self._runner.check_networks(

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.metrics.size import layer_table, sizes
 from orchestrator.spec.errors import PrunesweepError
-from orchestrator.spec.failures import Failure, Outcome, classify
+from orchestrator.spec.failures import Failure, JobOutcome, classify
 from orchestrator.spec.result import EpochRow, LayerRow, Status, TrialResult
 from orchestrator.spec.trial import TrialSpec
 from orchestrator.storage.workspace import Workspace
@@ -84,10 +84,10 @@ def execute_trial(
             measured = _trial(Context(spec, workspace, report or _ignore), cut, checkpoint)
     except Exception as problem:
         failure = classify(problem)
-        if failure.outcome is Outcome.STORE_UNAVAILABLE:
+        if failure.outcome is JobOutcome.STORE_UNAVAILABLE:
             # No property of the trial: it would be recorded as failed, and never run again.
             raise
-        if failure.outcome is Outcome.DIVERGED:
+        if failure.outcome is JobOutcome.DIVERGED:
             failure = replace(failure, reason=str(problem))
     result = TrialResult(
         trial_id=spec.trial_id,
@@ -142,7 +142,7 @@ class _Measured:
 
 def _status(failure: Failure | None, measured: _Measured) -> Status:
     if failure is not None:
-        return "diverged" if failure.outcome is Outcome.DIVERGED else "failed"
+        return "diverged" if failure.outcome is JobOutcome.DIVERGED else "failed"
     return "done" if measured.stopped_at is None else "stopped"
 
 

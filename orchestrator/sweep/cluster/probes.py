@@ -11,7 +11,6 @@ import ray
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import Resources
 from orchestrator.spec.trial import TrialSpec
-from orchestrator.storage.store import Store
 from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.cluster.node_checks import nodes_with, on_node
 from orchestrator.sweep.driver.allocation import (
@@ -20,8 +19,8 @@ from orchestrator.sweep.driver.allocation import (
     Load,
     allocate,
     allocate_without_gpus,
-    keep,
     limit_of,
+    save,
     shared,
 )
 from orchestrator.sweep.driver.runner import Check
@@ -60,7 +59,7 @@ def check_networks(
 
 
 def allocation_of(
-    planned: Plan, waiting: Collection[str], place: Workspace, data_cache: Path | None, check: Check
+    planned: Plan, waiting: Collection[str], folder: Path, data_cache: Path | None, check: Check
 ) -> Allocation:
     """What one trial holds: as the search space fixes it, or as is measured now on a GPU of the cluster.
 
@@ -74,7 +73,7 @@ def allocation_of(
     found, smallest = _survey(gpus, check)
     cpus = min(gpu.cpus for gpu in found)
     wanted = training_kinds(trial.spec for trial in representative_trials(planned, waiting))
-    workspace = {"out": place.store.address, "sweep": place.sweep, "threads": max(1, int(cpus))}
+    workspace = {"out": str(folder.parent), "sweep": folder.name, "threads": max(1, int(cpus))}
     workspace |= {"data_cache": None if data_cache is None else str(data_cache)}
     task: Any = ray.remote(num_cpus=min(1.0, cpus), num_gpus=1, max_retries=0, max_calls=1)(_loads)
     answer = task.options(scheduling_strategy=on_node(smallest)).remote(
@@ -87,10 +86,10 @@ def allocation_of(
     else:
         problem = "no training could be tried"
     if loads:
-        allocation = allocate(loads, found, limit_of(place.folder))
+        allocation = allocate(loads, found, limit_of(folder))
     else:
         allocation = shared(Resources(cpus=cpus, gpus=1), 1, f"nothing was measured: {problem}")
-    keep(place.store, place.folder, allocation, loads, found)
+    save(folder, allocation, loads, found)
     return allocation
 
 
@@ -139,9 +138,7 @@ def _loads(wanted: list[tuple[str, dict[str, Any], bool]], place: dict[str, Any]
     from orchestrator.trial.gpu_probe import measure_load
 
     cache = place.pop("data_cache")
-    workspace = Workspace(
-        Store.open(place.pop("out")), **place, device="cuda", data_cache=Path(cache) if cache else None
-    )
+    workspace = Workspace(Path(place.pop("out")), **place, device="cuda", data_cache=Path(cache) if cache else None)
     loads = []
     for what, spec, sparse in wanted:
         try:

@@ -11,7 +11,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.spec.failures import Outcome
+from orchestrator.spec.failures import JobOutcome
 from orchestrator.sweep.driver.dispatcher import Dispatcher
 from orchestrator.sweep.driver.interrupts import StoreUnavailable
 from orchestrator.sweep.driver.messages import (
@@ -36,7 +36,7 @@ def tune_result(message: Message) -> dict[str, Any]:
     """Return a worker's message as a result of its Tune trial; the last one ends the trial."""
     result: dict[str, Any] = {_MESSAGE: encode_message(message)}
     # A worker that lost its device has to end with an error, so that Tune does not use it again.
-    if isinstance(message, JobEnded) and message.outcome is not Outcome.DEVICE_LOST:
+    if isinstance(message, JobEnded) and message.outcome is not JobOutcome.DEVICE_LOST:
         result["done"] = True
     return result
 

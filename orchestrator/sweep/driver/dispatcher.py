@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 
-from orchestrator.spec.failures import Failure, Outcome, store_unavailable
+from orchestrator.spec.failures import Failure, JobOutcome, store_unavailable
 from orchestrator.spec.result import TrialResult
 from orchestrator.sweep.driver.allocation import Allocation
 from orchestrator.sweep.driver.interfaces import JobEvents, RecordStore, SuggestionSource
@@ -118,7 +118,7 @@ class Dispatcher:
             return
         del self._running[request.job.key]
         self._judged.pop(request.job.key, None)
-        if isinstance(end, JobEnded) and end.outcome is Outcome.STORE_UNAVAILABLE:
+        if isinstance(end, JobEnded) and end.outcome is JobOutcome.STORE_UNAVAILABLE:
             self.store_problem = end.reason or "the store is unavailable"
             return
         try:
@@ -197,24 +197,24 @@ class Dispatcher:
 
     def _conclude(self, request: JobRequest, end: JobEnded | WorkerDied) -> None:
         job = request.job
-        if isinstance(end, WorkerDied) or end.outcome is Outcome.DEVICE_LOST:
+        if isinstance(end, WorkerDied) or end.outcome is JobOutcome.DEVICE_LOST:
             if self._retry(job):
                 return
-            failure: Failure | None = Failure(Outcome.FAILED, end.reason or "the device was lost")
-        elif end.outcome is Outcome.REQUEUED:
+            failure: Failure | None = Failure(JobOutcome.FAILED, end.reason or "the device was lost")
+        elif end.outcome is JobOutcome.REQUEUED:
             self._requeue(job)
             return
-        elif end.outcome is Outcome.OUT_OF_MEMORY and request.context.backoff_marker is not None:
+        elif end.outcome is JobOutcome.OUT_OF_MEMORY and request.context.backoff_marker is not None:
             self.backing_off = True
             # Jobs that are handed out and have not begun come back at once.
             self._store.write_backoff_marker(request.context.backoff_marker)
             self._requeue(job)
             return
-        elif end.outcome is Outcome.ALREADY_RECORDED:
+        elif end.outcome is JobOutcome.ALREADY_RECORDED:
             self._adopt(job)
             return
         else:
-            failure = None if end.outcome is Outcome.DONE else Failure(end.outcome, end.reason or str(end.outcome))
+            failure = None if end.outcome is JobOutcome.DONE else Failure(end.outcome, end.reason or str(end.outcome))
         if job.kind == "trial":
             self._queue.finish(job.key)
             self._end_trial(job, failure)
@@ -249,7 +249,7 @@ class Dispatcher:
     def _end_trial(self, job: Job, failure: Failure | None) -> None:
         """Report the worker's own record; where no worker could write one, write one that says why."""
         if not self._store.has_record(job.key):
-            self._write_failure(job, failure or Failure(Outcome.FAILED, "no record was written"))
+            self._write_failure(job, failure or Failure(JobOutcome.FAILED, "no record was written"))
         result = self._store.read_record(job.key)
         self.events.trial_ended(job, result)
         self._tell_search(job, result)
@@ -260,7 +260,7 @@ class Dispatcher:
             spec=job.spec,
             arm=job.arm,
             point=dict(job.point),
-            status="diverged" if failure.outcome is Outcome.DIVERGED else "failed",
+            status="diverged" if failure.outcome is JobOutcome.DIVERGED else "failed",
             error=failure.reason,
         )
         self._store.write_record(result)

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a live table in a terminal, plain lines anywhere else."""
+"""The progress of a sweep: a live table in a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.spec.result import TrialResult
-from orchestrator.sweep.driver.jobs import Job
+from orchestrator.sweep.driver.jobs import Job, short_point
 from orchestrator.sweep.driver.messages import EpochReport
 
 _LINE_SECONDS = 15.0
@@ -21,6 +21,8 @@ _LINE_SECONDS = 15.0
 
 @dataclass
 class Running:
+    """A job at work, and how far it is."""
+
     job: Job
     since: float
     stage: str = "starting"
@@ -31,7 +33,7 @@ class Running:
 
 @dataclass
 class State:
-    """Counts and running jobs; the runner tells it what happens, a view shows it."""
+    """Counts and running jobs, as a view shows them."""
 
     sweep: str
     planned: int
@@ -46,7 +48,7 @@ class State:
     stages: int = 0
     started: float = field(default_factory=time.monotonic)
     busy: float = 0.0
-    """Seconds that ended trials took, added up."""
+    """Sum of the seconds that ended trials took."""
 
     def start(self, job: Job) -> None:
         self.running[job.key] = Running(job, time.monotonic())
@@ -72,14 +74,15 @@ class State:
         self.recent = [*self.recent, result][-8:]
 
     @property
-    def left(self) -> int:
+    def n_left(self) -> int:
+        """Trials that have not ended."""
         return self.planned - self.done_before - self.ended
 
     def seconds_left(self) -> float | None:
-        """Mean time of the ended trials, for those that are left, over the slots; None before the first has ended."""
+        """Return the mean time of an ended trial, times the trials left, over the slots; None before the first ends."""
         if self.ended == 0:
             return None
-        return self.left * (self.busy / self.ended) / max(1, self.slots)
+        return self.n_left * (self.busy / self.ended) / max(1, self.slots)
 
 
 class View(Protocol):
@@ -87,8 +90,8 @@ class View(Protocol):
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def update(self, said: str | None = None) -> None:
-        """Show the state as it is now; `said` is an event worth a line."""
+    def update(self, event: str | None = None) -> None:
+        """Show the state as it is now; `event` is worth a line of its own."""
 
 
 def view_of(state: State, console: Console, *, live: bool = True) -> View:
@@ -97,7 +100,7 @@ def view_of(state: State, console: Console, *, live: bool = True) -> View:
 
 
 class LineLog:
-    """One line an event, and one now and then while nothing ends."""
+    """Prints a line for each event, and one now and then while nothing ends."""
 
     def __init__(self, state: State, console: Console) -> None:
         self._state, self._console, self._last = state, console, time.monotonic()
@@ -108,22 +111,22 @@ class LineLog:
     def __exit__(self, *exception: object) -> None:
         return None
 
-    def update(self, said: str | None = None) -> None:
+    def update(self, event: str | None = None) -> None:
         now = time.monotonic()
-        if said is None and now - self._last < _LINE_SECONDS:
+        if event is None and now - self._last < _LINE_SECONDS:
             return
         self._last = now
         state = self._state
         done = state.done_before + state.ended
-        left = state.seconds_left()
-        ahead = f", about {duration(left)} left" if left is not None and state.left else ""
-        working = "; ".join(_doing(running) for running in state.running.values())
-        line = said or f"working on {working}" if said or working else "waiting"
+        seconds = state.seconds_left()
+        ahead = f", about {duration(seconds)} left" if seconds is not None and state.n_left else ""
+        working = "; ".join(_activity(running) for running in state.running.values())
+        line = event or f"working on {working}" if event or working else "waiting"
         self._console.print(f"[{done}/{state.planned}{ahead}] {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 class LiveTable:
-    """Running jobs above, the last results below, a bar at the bottom."""
+    """A table of the last results and the running jobs, with a progress bar below."""
 
     def __init__(self, state: State, console: Console) -> None:
         self._state = state
@@ -136,8 +139,8 @@ class LiveTable:
     def __exit__(self, *exception: object) -> None:
         self._live.__exit__(None, None, None)
 
-    def update(self, said: str | None = None) -> None:
-        """The table redraws itself."""
+    def update(self, event: str | None = None) -> None:
+        """Do nothing: the table redraws itself."""
 
     def _render(self) -> Group:
         state = self._state
@@ -146,11 +149,11 @@ class LiveTable:
             table.add_column(name, justify="right" if name in ("epoch", "accuracy", "sparsity") else "left")
         for result in state.recent:
             style = {"done": "green", "stopped": "yellow"}.get(result.status, "red")
-            told = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in result.point.items())
-            why = result.note if result.status == "stopped" else result.error
-            state_text = Text(result.status if why is None else f"{result.status}: {why}", style)
+            point = short_point(result.point)
+            reason = result.note if result.status == "stopped" else result.error
+            status = Text(result.status if reason is None else f"{result.status}: {reason}", style)
             table.add_row(
-                result.arm, told, state_text, "", _share(result.metrics.get("accuracy")), _share(result.achieved)
+                result.arm, point, status, "", _share(result.metrics.get("accuracy")), _share(result.achieved)
             )
         for running in list(state.running.values()):
             epoch = f"{running.epoch}/{running.epochs}" if running.epochs else ""
@@ -159,20 +162,20 @@ class LiveTable:
             stage = Text(running.stage, "yellow")
             table.add_row(job.owner, job.label, stage, epoch, _share(running.val_accuracy), sparsity)
         done = state.done_before + state.ended
-        left = state.seconds_left()
+        seconds = state.seconds_left()
         words = [f"{done} of {state.planned} trials"]
         if state.done_before:
             words.append(f"{state.done_before} from earlier runs")
         if state.failed:
             words.append(f"{state.failed} failed")
         words.append(f"{duration(time.monotonic() - state.started)} so far")
-        if left is not None and state.left:
-            words.append(f"about {duration(left)} left")
+        if seconds is not None and state.n_left:
+            words.append(f"about {duration(seconds)} left")
         return Group(table, ProgressBar(total=max(1, state.planned), completed=done), Text(" | ".join(words), "dim"))
 
 
 def duration(seconds: float) -> str:
-    """``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Return seconds as ``42 s``, ``3 min 20 s`` or ``2 h 05 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -182,9 +185,9 @@ def duration(seconds: float) -> str:
 
 
 def outcome_line(result: TrialResult) -> str:
-    """One ended trial in one line."""
-    told = ", ".join(f"{name} {value}" for name, value in result.point.items())
-    head = f"{result.arm} ({told})" if told else result.arm
+    """Return one line about an ended trial."""
+    point = ", ".join(f"{name} {value}" for name, value in result.point.items())
+    head = f"{result.arm} ({point})" if point else result.arm
     if result.status != "done":
         return f"{head}: {result.status}: {result.error or result.note}"
     metrics = result.metrics
@@ -194,7 +197,7 @@ def outcome_line(result: TrialResult) -> str:
     )
 
 
-def _doing(running: Running) -> str:
+def _activity(running: Running) -> str:
     epoch = f" epoch {running.epoch}/{running.epochs}" if running.epochs else ""
     return f"{running.job.owner} ({running.job.label}): {running.stage}{epoch}"
 

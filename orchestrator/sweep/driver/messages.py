@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.spec.failures import Failure, Outcome
+from orchestrator.spec.failures import Failure, JobOutcome
 from orchestrator.spec.trial import TrialSpec
 from orchestrator.sweep.driver.jobs import Job
 
@@ -72,14 +72,14 @@ class RungReport:
 class JobEnded:
     """The last message of a job."""
 
-    outcome: Outcome
+    outcome: JobOutcome
     reason: str | None = None
     """One line; None where the job is done."""
 
     @classmethod
     def of(cls, failure: Failure | None) -> JobEnded:
         """Return the message for a failure; None: the job is done."""
-        return cls(Outcome.DONE) if failure is None else cls(failure.outcome, failure.reason)
+        return cls(JobOutcome.DONE) if failure is None else cls(failure.outcome, failure.reason)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def decode_message(text: str) -> Message:
         return EpochReport(**fields)
     if kind == "rung":
         return RungReport(fields["rung"], tuple(fields["curve"]), fields["sizes"], _epoch(fields["epoch"]))
-    return JobEnded(Outcome(fields["outcome"]), fields["reason"])
+    return JobEnded(JobOutcome(fields["outcome"]), fields["reason"])
 
 
 def _epoch(fields: dict[str, Any] | None) -> EpochReport | None:

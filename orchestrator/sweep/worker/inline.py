@@ -19,7 +19,7 @@ from pathlib import Path
 from orchestrator.records.bucket_sync import refresh_trial
 from orchestrator.records.records import write_latency
 from orchestrator.spec.errors import SpecError
-from orchestrator.spec.failures import Failure, Outcome, classify
+from orchestrator.spec.failures import Failure, JobOutcome, classify
 from orchestrator.spec.search_space import Resources
 from orchestrator.spec.trial import TrialSpec
 from orchestrator.sweep.driver.allocation import Allocation, allocate_without_gpus, shared
@@ -94,7 +94,7 @@ class InlineRunner:
                 refresh_trial(folder)
                 write_latency(folder, measure(folder, device, max(1, int(resources.cpus))))
             except Exception as problem:
-                if classify(problem).outcome is Outcome.STORE_UNAVAILABLE:
+                if classify(problem).outcome is JobOutcome.STORE_UNAVAILABLE:
                     raise StoreUnavailable(str(problem)) from problem
                 error = str(problem)
             measured(folder, error)
@@ -115,10 +115,10 @@ def _run_job(dispatcher: Dispatcher, request: JobRequest) -> None:
 
 
 def _print_traceback(failure: Failure) -> None:
-    """Print where a job failed; where a person left the debugger, raise KeyboardInterrupt, so that nothing is recorded."""
+    """Print the traceback of a failure; if a debugger was left, raise KeyboardInterrupt before anything is recorded."""
     if isinstance(failure.exception, bdb.BdbQuit):
         raise KeyboardInterrupt
-    if failure.exception is not None and failure.outcome not in (Outcome.DIVERGED, Outcome.STORE_UNAVAILABLE):
+    if failure.exception is not None and failure.outcome not in (JobOutcome.DIVERGED, JobOutcome.STORE_UNAVAILABLE):
         traceback.print_exception(failure.exception)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from orchestrator.records.bucket_sync import delete_marker, read_marker, refresh_trial, upload
 from orchestrator.records.records import RESULT, write_latency, write_result
 from orchestrator.spec.errors import PrunesweepError
-from orchestrator.spec.failures import Failure, Outcome, classify
+from orchestrator.spec.failures import Failure, JobOutcome, classify
 from orchestrator.spec.result import EpochRow
 from orchestrator.storage.bucket import PATIENCE, bucket_of
 from orchestrator.storage.uri import store_folder
@@ -59,10 +59,10 @@ def work(request: JobRequest, tell: Tell, device: str, on_failure: OnFailure | N
         end = _end_of(request, tell, device, on_failure or _ignore)
     except Exception as problem:
         failure = classify(problem)
-        if failure.outcome is not Outcome.STORE_UNAVAILABLE:
+        if failure.outcome is not JobOutcome.STORE_UNAVAILABLE:
             raise
         end = JobEnded.of(failure)
-    if end.outcome is Outcome.DEVICE_LOST:
+    if end.outcome is JobOutcome.DEVICE_LOST:
         tell(end)
         raise DeviceLost
     _release_gpu_memory(device)
@@ -74,11 +74,11 @@ def _end_of(request: JobRequest, tell: Tell, device: str, on_failure: OnFailure)
     context, job = request.context, request.job
     workspace = _workspace(context, device)
     if context.backoff_marker is not None and read_marker(workspace.folder / context.backoff_marker) is not None:
-        return JobEnded(Outcome.REQUEUED)
+        return JobEnded(JobOutcome.REQUEUED)
     if job.kind != "trial":
         return JobEnded.of(_do_stage(request, workspace, tell, on_failure))
     if _has_record(workspace, job.key):
-        return JobEnded(Outcome.ALREADY_RECORDED)
+        return JobEnded(JobOutcome.ALREADY_RECORDED)
     return JobEnded.of(_do_trial(request, workspace, tell, on_failure))
 
 
@@ -143,23 +143,23 @@ def _do_stage(request: JobRequest, workspace: Workspace, tell: Tell, on_failure:
     except Exception as problem:
         failure = classify(problem)
         on_failure(failure)
-        if failure.outcome is Outcome.OUT_OF_MEMORY and job.kind == LATENCY:
+        if failure.outcome is JobOutcome.OUT_OF_MEMORY and job.kind == LATENCY:
             # A network is measured alone: no allocation would give it more.
-            return Failure(Outcome.FAILED, failure.reason, problem)
+            return Failure(JobOutcome.FAILED, failure.reason, problem)
         return _advised(failure, request.context)
     return None
 
 
 def _is_retried(failure: Failure, context: WorkerContext) -> bool:
     """Return whether the driver tries the job again: on another process, or with fewer jobs on the GPU."""
-    if failure.outcome is Outcome.OUT_OF_MEMORY:
+    if failure.outcome is JobOutcome.OUT_OF_MEMORY:
         return context.backoff_marker is not None
-    return failure.outcome is Outcome.DEVICE_LOST
+    return failure.outcome is JobOutcome.DEVICE_LOST
 
 
 def _advised(failure: Failure, context: WorkerContext) -> Failure:
     """Add what a user can do about it to the reason of a lack of memory."""
-    if failure.outcome is not Outcome.OUT_OF_MEMORY or context.backoff_marker is not None:
+    if failure.outcome is not JobOutcome.OUT_OF_MEMORY or context.backoff_marker is not None:
         return failure
     return Failure(failure.outcome, f"{failure.reason}; {context.out_of_memory_advice}", failure.exception)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.spec.failures import Outcome
+from orchestrator.spec.failures import JobOutcome
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import Resources, SearchSpace
 from orchestrator.sweep.driver.allocation import Allocation
@@ -123,9 +123,9 @@ class Bench:
         self.dispatcher.on_started(request)
         return request
 
-    def finish(self, request: JobRequest, outcome: Outcome = Outcome.DONE, reason: str | None = None) -> None:
+    def finish(self, request: JobRequest, outcome: JobOutcome = JobOutcome.DONE, reason: str | None = None) -> None:
         """What a worker does at the end of a job: a trial's record first, then the message."""
-        if request.job.kind == "trial" and outcome is Outcome.DONE:
+        if request.job.kind == "trial" and outcome is JobOutcome.DONE:
             self.store.write_record(record_of(request.job))
         self.dispatcher.on_ended(request, JobEnded(outcome, reason))
 

@@ -7,18 +7,17 @@ from pathlib import Path
 import pytest
 
 from orchestrator.spec.search_space import Resources, SearchSpace
-from orchestrator.storage.store import Store
 from orchestrator.sweep.driver.allocation import (
     Allocation,
     Gpu,
     Load,
     allocate,
     allocate_without_gpus,
-    keep,
-    kept,
     limit_of,
+    load,
     resources_of,
     saturation,
+    save,
     save_fall_back,
     shared,
 )
@@ -30,27 +29,27 @@ SPACE = SearchSpace.parse({"name": "s", "resources": "auto"})
 
 def test_memory_decides_with_a_tenth_to_spare() -> None:
     """Nine of ten GiB hold four trials of two, not five; the busiest would gain from nine more."""
-    found = allocate([Load("small", GIB, 0.1), Load("large", 2 * GIB, 0.05)], [GPU])
-    assert (found.per_gpu, found.resources) == (4, Resources(cpus=2, gpus=0.25))
-    assert found.why == "Small; memory: large takes 2.0 GiB of 10.0 GiB"
+    allocation = allocate([Load("small", GIB, 0.1), Load("large", 2 * GIB, 0.05)], [GPU])
+    assert (allocation.per_gpu, allocation.resources) == (4, Resources(cpus=2, gpus=0.25))
+    assert allocation.why == "Small; memory: large takes 2.0 GiB of 10.0 GiB"
 
 
 def test_busyness_decides_where_kernels_leave_little_time() -> None:
-    found = allocate([Load("a", GIB, 0.2), Load("b", GIB, 0.4)], [GPU])
-    assert found.per_gpu == 3
-    assert found.resources == Resources(cpus=2, gpus=0.3333)
-    assert found.why == "Small; busyness: b keeps it busy 40% of the time"
+    allocation = allocate([Load("a", GIB, 0.2), Load("b", GIB, 0.4)], [GPU])
+    assert allocation.per_gpu == 3
+    assert allocation.resources == Resources(cpus=2, gpus=0.3333)
+    assert allocation.why == "Small; busyness: b keeps it busy 40% of the time"
 
 
 def test_cores_decide_where_there_are_few() -> None:
-    found = allocate([Load("a", GIB, 0.01)], [Gpu("Small", 80 * GIB, 2.5)])
-    assert (found.per_gpu, found.resources) == (2, Resources(cpus=1, gpus=0.5))
+    allocation = allocate([Load("a", GIB, 0.01)], [Gpu("Small", 80 * GIB, 2.5)])
+    assert (allocation.per_gpu, allocation.resources) == (2, Resources(cpus=1, gpus=0.5))
     assert allocate([Load("a", GIB, 0.01)], [Gpu("Small", GIB, 0.5)]).resources == Resources(cpus=0.5, gpus=1)
 
 
 def test_the_smallest_gpu_and_the_poorest_machine_decide() -> None:
-    found = allocate([Load("a", 3 * GIB, 0.1)], [Gpu("Large", 80 * GIB, 4), GPU, Gpu("Large", 80 * GIB, 16)])
-    assert (found.per_gpu, found.resources.cpus) == (3, 1)
+    allocation = allocate([Load("a", 3 * GIB, 0.1)], [Gpu("Large", 80 * GIB, 4), GPU, Gpu("Large", 80 * GIB, 16)])
+    assert (allocation.per_gpu, allocation.resources.cpus) == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -67,30 +66,30 @@ def test_a_trial_larger_than_the_gpu_still_runs_alone() -> None:
 def test_an_earlier_run_that_fell_back_is_a_limit(tmp_path: Path) -> None:
     assert limit_of(tmp_path) is None
     loads = [Load("a", GIB, 0.1)]
-    keep(Store(tmp_path), tmp_path, allocate(loads, [GPU]), loads, [GPU])
+    save(tmp_path, allocate(loads, [GPU]), loads, [GPU])
     assert limit_of(tmp_path) is None
-    save_fall_back(Store(tmp_path), tmp_path, allocate(loads, [GPU]).halved())
+    save_fall_back(tmp_path, allocate(loads, [GPU]).halved())
     assert limit_of(tmp_path) == 4
     again = allocate(loads, [GPU], limit_of(tmp_path))
     assert again.per_gpu == 4
-    keep(Store(tmp_path), tmp_path, again, loads, [GPU])
+    save(tmp_path, again, loads, [GPU])
     assert limit_of(tmp_path) == 4
-    record = kept(tmp_path)
+    record = load(tmp_path)
     assert record is not None
     assert record["loads"] == [{"what": "a", "memory": GIB, "busy": 0.1}]
     assert record["trials_per_gpu"] == 4
 
 
 def test_halves_until_one_is_left() -> None:
-    found = shared(Resources(cpus=8, gpus=1), 5, "")
+    allocation = shared(Resources(cpus=8, gpus=1), 5, "")
     counts, fractions = [], []
-    while found.may_halve:
-        found = found.halved()
-        counts.append(found.per_gpu)
-        fractions.append(found.resources.gpus)
+    while allocation.may_halve:
+        allocation = allocation.halved()
+        counts.append(allocation.per_gpu)
+        fractions.append(allocation.resources.gpus)
     assert counts == [2, 1]
     assert fractions == [0.5, 1]
-    assert "had its GPU to itself" in found.advice
+    assert "had its GPU to itself" in allocation.advice
 
 
 @pytest.mark.parametrize("per_gpu", range(1, 65))
@@ -101,16 +100,16 @@ def test_as_many_trials_fit_a_gpu_as_were_meant(per_gpu: int) -> None:
 
 
 def test_fixed_resources_are_never_halved_and_named_in_the_reason() -> None:
-    found = Allocation(Resources(cpus=1, gpus=0.25))
-    assert not found.may_halve
-    assert "resources gives a trial 0.25 of a GPU: raise resources.gpus" in found.advice
+    allocation = Allocation(Resources(cpus=1, gpus=0.25))
+    assert not allocation.may_halve
+    assert "resources gives a trial 0.25 of a GPU: raise resources.gpus" in allocation.advice
     assert "resources" in Allocation(Resources(gpus=1)).advice
 
 
 def test_resources_of_a_sweep_are_as_said_as_measured_or_one_core(tmp_path: Path) -> None:
     assert resources_of(SearchSpace.parse({"name": "s", "resources": {"cpus": 3}}), tmp_path) == Resources(cpus=3)
     assert resources_of(SPACE, tmp_path) == allocate_without_gpus().resources == Resources(cpus=1, gpus=0)
-    keep(Store(tmp_path), tmp_path, allocate([Load("a", GIB, 0.4)], [GPU]))
+    save(tmp_path, allocate([Load("a", GIB, 0.4)], [GPU]))
     assert resources_of(SPACE, tmp_path) == Resources(cpus=2, gpus=0.3333)
     (tmp_path / "resources.json").write_text('{"resources": {"cp')
     assert resources_of(SPACE, tmp_path) == Resources(cpus=1, gpus=0)

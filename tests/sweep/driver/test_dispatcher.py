@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from dispatch import Bench, planned, record_of
 
-from orchestrator.spec.failures import Outcome
+from orchestrator.spec.failures import JobOutcome
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import Resources
 from orchestrator.sweep.driver.allocation import shared
@@ -35,8 +35,8 @@ def test_late_and_doubled_messages_change_nothing() -> None:
     trial = bench.start("trial")
     bench.finish(trial)
     events = list(bench.log.events)
-    bench.dispatcher.on_ended(trial, JobEnded(Outcome.DONE))
-    bench.dispatcher.on_ended(trial, JobEnded(Outcome.FAILED, "late"))
+    bench.dispatcher.on_ended(trial, JobEnded(JobOutcome.DONE))
+    bench.dispatcher.on_ended(trial, JobEnded(JobOutcome.FAILED, "late"))
     bench.dispatcher.on_ended(trial, WorkerDied())
     bench.dispatcher.on_report(trial, EpochReport("retrain", 0, 4, 0.5))
     bench.dispatcher.on_started(trial)
@@ -51,13 +51,13 @@ def test_messages_of_an_earlier_attempt_do_not_end_the_present_one() -> None:
     second = bench.start("baseline")
     assert (second.job, second.attempt) == (first.job, 1)
     bench.dispatcher.on_ended(first, WorkerDied())
-    bench.dispatcher.on_ended(first, JobEnded(Outcome.FAILED, "late"))
+    bench.dispatcher.on_ended(first, JobEnded(JobOutcome.FAILED, "late"))
     assert bench.dispatcher.n_running == 1
     bench.finish(second)
     assert bench.log.named("stage_ended") == [(first.job.key, None)]
 
 
-@pytest.mark.parametrize("end", [WorkerDied(), JobEnded(Outcome.DEVICE_LOST, "AcceleratorError: CUDA error")])
+@pytest.mark.parametrize("end", [WorkerDied(), JobEnded(JobOutcome.DEVICE_LOST, "AcceleratorError: CUDA error")])
 def test_a_worker_that_dies_three_times_over_a_trial_fails_it(end: Any) -> None:
     bench = Bench()
     for _ in range(2):
@@ -93,14 +93,14 @@ def test_a_trial_that_somebody_else_recorded_is_not_run() -> None:
     (job,) = (job for job in bench.dispatcher._queue._waiting.values() if job.key == waiting.trial_id)
     bench.store.write_record(record_of(job))
     bench.store.write_record(record_of(first.job))
-    bench.dispatcher.on_ended(first, JobEnded(Outcome.ALREADY_RECORDED))
+    bench.dispatcher.on_ended(first, JobEnded(JobOutcome.ALREADY_RECORDED))
     assert waiting.trial_id not in bench.drain()
     assert bench.log.named("already_recorded") == [(first.job.key,), (waiting.trial_id,)]
     assert len(bench.log.named("trial_ended")) == 2
 
 
-@pytest.mark.parametrize(("outcome", "status"), [(Outcome.FAILED, "failed"), (Outcome.DIVERGED, "diverged")])
-def test_trials_of_a_failed_stage_get_its_kind_of_failure(outcome: Outcome, status: str) -> None:
+@pytest.mark.parametrize(("outcome", "status"), [(JobOutcome.FAILED, "failed"), (JobOutcome.DIVERGED, "diverged")])
+def test_trials_of_a_failed_stage_get_its_kind_of_failure(outcome: JobOutcome, status: str) -> None:
     """The kind is a value: a reason that speaks of divergence says nothing."""
     bench = Bench()
     baseline = bench.start("baseline")
@@ -117,7 +117,7 @@ def test_a_worker_that_wrote_no_record_has_failed_its_trial() -> None:
     for _ in range(2):
         bench.finish(bench.start("baseline"))
     trial = bench.start("trial")
-    bench.dispatcher.on_ended(trial, JobEnded(Outcome.DONE))
+    bench.dispatcher.on_ended(trial, JobEnded(JobOutcome.DONE))
     assert bench.log.named("trial_ended") == [(trial.job.key, "failed", "no record was written")]
 
 
@@ -126,12 +126,12 @@ def test_out_of_memory_halves_the_allocation_and_loses_no_job() -> None:
     first, second = bench.start("baseline"), bench.start("baseline")
     marker = first.context.backoff_marker
     assert marker is not None
-    bench.finish(first, Outcome.OUT_OF_MEMORY, "OutOfMemory: 2 GiB")
+    bench.finish(first, JobOutcome.OUT_OF_MEMORY, "OutOfMemory: 2 GiB")
     assert bench.dispatcher.backing_off
     assert bench.store.backoff_markers == {marker}
     assert bench.dispatcher.next_job() is None
     assert not bench.dispatcher.exhausted
-    bench.finish(second, Outcome.REQUEUED)
+    bench.finish(second, JobOutcome.REQUEUED)
     assert bench.dispatcher.resume_with_fewer().per_gpu == 2
     assert bench.store.backoff_markers == set()
     again = bench.start("baseline")
@@ -147,7 +147,7 @@ def test_out_of_memory_alone_on_the_gpu_is_a_failure() -> None:
     bench = Bench(allocation=FOUR_A_GPU.halved().halved())
     baseline = bench.start("baseline")
     assert baseline.context.backoff_marker is None
-    bench.finish(baseline, Outcome.OUT_OF_MEMORY, "OutOfMemory: 2 GiB; a smaller model needs less")
+    bench.finish(baseline, JobOutcome.OUT_OF_MEMORY, "OutOfMemory: 2 GiB; a smaller model needs less")
     assert not bench.dispatcher.backing_off
     assert bench.log.named("trial_ended")[0][1:] == (
         "failed",
@@ -158,7 +158,7 @@ def test_out_of_memory_alone_on_the_gpu_is_a_failure() -> None:
 def test_a_store_that_a_worker_cannot_write_stops_everything() -> None:
     bench = Bench()
     first, second = bench.start(), bench.start()
-    bench.finish(first, Outcome.STORE_UNAVAILABLE, "OSError: No space left on device")
+    bench.finish(first, JobOutcome.STORE_UNAVAILABLE, "OSError: No space left on device")
     bench.finish(second)
     assert bench.dispatcher.store_problem == "OSError: No space left on device"
     assert bench.dispatcher.next_job() is None
@@ -169,14 +169,14 @@ def test_a_store_that_the_driver_cannot_write_stops_everything_and_other_errors_
     bench = Bench()
     baseline = bench.start("baseline")
     bench.store.problem = OSError(errno.ENOSPC, "No space left on device")
-    bench.finish(baseline, Outcome.FAILED, "ValueError: no")
+    bench.finish(baseline, JobOutcome.FAILED, "ValueError: no")
     assert bench.dispatcher.store_problem is not None
     assert bench.store.records == {}
     bench = Bench()
     baseline = bench.start("baseline")
     bench.store.problem = PermissionError("not yours")
     with pytest.raises(PermissionError):
-        bench.finish(baseline, Outcome.FAILED, "ValueError: no")
+        bench.finish(baseline, JobOutcome.FAILED, "ValueError: no")
 
 
 def test_a_verdict_is_written_once_for_the_attempt_that_waits_for_it() -> None:
@@ -240,7 +240,7 @@ def test_a_search_that_wants_latencies_is_told_after_they_are_measured(measures:
     assert suggestions.told == []
     suggestions.measured = measures
     latency = bench.start("latency")
-    bench.finish(latency, *(() if measures else (Outcome.FAILED, "no device")))
+    bench.finish(latency, *(() if measures else (JobOutcome.FAILED, "no device")))
     assert (suggestions.told, suggestions.failed) == (([trial.trial_id], []) if measures else ([], [trial.trial_id]))
     assert bench.log.named("measured") == [(latency.job.key, None if measures else "no device")]
     assert bench.dispatcher.exhausted

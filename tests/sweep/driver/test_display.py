@@ -21,10 +21,10 @@ LOST = DONE.model_copy(update={"status": "failed", "error": "OutOfMemory: 3 GiB"
 
 
 def state() -> State:
-    made = State("mine", planned=10, done_before=3, slots=2)
-    made.start(JOB)
-    made.epoch(JOB.key, EpochReport("retrain", 1, 8, 0.8125))
-    return made
+    progress = State("mine", planned=10, done_before=3, slots=2)
+    progress.start(JOB)
+    progress.epoch(JOB.key, EpochReport("retrain", 1, 8, 0.8125))
+    return progress
 
 
 def test_a_line_an_event_where_nobody_watches() -> None:
@@ -62,7 +62,7 @@ def test_time_left_is_shared_by_the_slots() -> None:
     assert this.seconds_left() is None
     this.trial_ended(JOB.key, DONE)
     this.busy = 10.0
-    assert this.left == 6
+    assert this.n_left == 6
     assert this.seconds_left() == 6 * 10.0 / 2
 
 

@@ -1,11 +1,11 @@
 """Order of work: shared stages before the trials that need them, and what happens when one fails."""
 
-from orchestrator.spec.failures import Failure, Outcome
+from orchestrator.spec.failures import Failure, JobOutcome
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.sweep.driver.jobs import Job, JobQueue, jobs_of, latency_job, remaining_jobs
 from orchestrator.sweep.planning import Plan, plan
 
-NO_MEMORY = Failure(Outcome.OUT_OF_MEMORY, "baseline failed: no memory")
+NO_MEMORY = Failure(JobOutcome.OUT_OF_MEMORY, "baseline failed: no memory")
 
 
 def planned() -> Plan:

@@ -5,7 +5,7 @@ import math
 import pytest
 from dispatch import CONTEXT, planned
 
-from orchestrator.spec.failures import Outcome
+from orchestrator.spec.failures import JobOutcome
 from orchestrator.sweep.driver.jobs import remaining_jobs
 from orchestrator.sweep.driver.messages import (
     EpochReport,
@@ -35,7 +35,7 @@ def test_a_request_arrives_whole_but_for_its_needs() -> None:
         EpochReport("retrain", 3, 8, 0.5),
         RungReport(1, (0.1, 0.2), {"macs": 10.0}, EpochReport("retrain", 1, 8, 0.2)),
         RungReport(0, (), {"macs": 10.0}),
-        *(JobEnded(outcome, None if outcome is Outcome.DONE else "why") for outcome in Outcome),
+        *(JobEnded(outcome, None if outcome is JobOutcome.DONE else "why") for outcome in JobOutcome),
     ],
 )
 def test_a_message_arrives_as_it_was_sent(message: Message) -> None:

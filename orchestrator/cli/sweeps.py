@@ -82,10 +82,8 @@ def plan(
 def run(
     space: SpaceFile,
     out: Store = Path("runs"),
-    address: Annotated[
-        str, typer.Option(help="local; auto or HOST:PORT of a Ray cluster; inline: this process.")
-    ] = "local",
-    settings: Settings = None,
+    address: Annotated[str, typer.Option(help="local, auto, HOST:PORT, or inline.")] = "local",
+    overrides: Overrides = None,
     retry_failed: Annotated[bool, typer.Option(help="Run trials again that failed before.")] = False,
 ) -> None:
     """Run or resume a sweep. Exit 0: every trial ended well; 1: some failed; 2: bad search space."""

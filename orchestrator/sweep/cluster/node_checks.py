@@ -20,23 +20,24 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.data import DATA
 from orchestrator.methods import METHODS
 from orchestrator.models import MODELS
+from orchestrator.records.bucket_sync import delete_marker
 from orchestrator.retrain import SCHEDULES
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.failures import StoreAway
 from orchestrator.spec.trial import TrialSpec
-from orchestrator.storage.store import Store
-from orchestrator.storage.uri import is_uri
+from orchestrator.storage.bucket import bucket_of
+from orchestrator.storage.uri import address_of, is_uri, store_folder
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "torchvision", "torch-pruning", "ray", "numpy", "safetensors")
 _CONNECT_SECONDS = 20.0
 _ANSWER_SECONDS = 120.0
-"""A node starts a worker for the check; with GPUs it imports torch too."""
+"""A node starts a worker for the check, which imports torch where the node has GPUs."""
 _SIGHT_SECONDS = 15.0
-"""A file written on one machine may be seen seconds later on another: NFS remembers what was not there."""
+"""A file written on one machine may appear seconds later on another: NFS caches that a name does not exist."""
 
 Report = dict[str, Any]
-"""What a node says of itself; plain values, so that it can be read by a driver with other code."""
+"""A node's answer; plain values, so that a driver with other code can read it."""
 
 
 class UnfitNode(SpecError):
@@ -54,22 +55,22 @@ def check_address(address: str) -> None:
         raise UnfitNode(f"--address {address}", f"no Ray cluster answers there: {error}") from error
 
 
-def check_nodes(address: str, store: Store, specs: Iterable[TrialSpec]) -> None:
-    """Ask every node that has CPUs, all at once; to be called with Ray connected. Takes about two seconds.
+def check_nodes(address: str, out: Path, specs: Iterable[TrialSpec]) -> None:
+    """Check every node that has CPUs, all at once, with Ray connected; takes about two seconds.
 
-    Nodes that join later, e.g. by the autoscaler, are not asked.
+    Nodes that join later, e.g. by the autoscaler, are not checked.
 
     Args:
         address: as the user gave it, for the message.
-        store: the store; every node writes something small there, and reads what the driver wrote.
-        specs: the trials, whose plug-ins every node must have alike.
+        out: the store; every node writes something small there, and reads what the driver wrote.
+        specs: the trials, whose plug-ins must be the same on every node.
 
     Raises:
-        UnfitNode: a node does not answer, does not see the store as the driver does, has other code, or lacks GPUs.
+        UnfitNode: a node does not answer, sees another store than the driver, has other code, or lacks GPUs.
     """
     modules = plugin_modules(specs)
     token = secrets.token_hex(8)
-    mark, bucket = store.folder / f".preflight-{token}", store.bucket
+    mark, bucket = out / f".preflight-{token}", bucket_of(out)
     nodes = nodes_with("CPU")
     names = {node["NodeID"]: f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']})" for node in nodes}
     task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_report)
@@ -78,18 +79,18 @@ def check_nodes(address: str, store: Store, specs: Iterable[TrialSpec]) -> None:
             mark.write_text(token)
         else:
             bucket.write(mark, token.encode())
-        asked = {}
+        tasks = {}
         for node in nodes:
             gpus = int(node["Resources"].get("GPU", 0))
-            asked[
+            tasks[
                 task.options(scheduling_strategy=on_node(node["NodeID"])).remote(
-                    store.address_of(mark), token, node["NodeID"], modules, gpus, _SIGHT_SECONDS
+                    address_of(mark), token, node["NodeID"], modules, gpus, _SIGHT_SECONDS
                 )
             ] = node["NodeID"]
-        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS) if asked else ([], [])
+        answered, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=_ANSWER_SECONDS) if tasks else ([], [])
         reports: dict[str, Report] = {}
         problems: dict[str, str] = {}
-        for answer, node_id in asked.items():
+        for answer, node_id in tasks.items():
             if answer not in answered:
                 problems[node_id] = f"does not answer within {_ANSWER_SECONDS:.0f} s"
                 continue
@@ -103,25 +104,25 @@ def check_nodes(address: str, store: Store, specs: Iterable[TrialSpec]) -> None:
                 problem = _unseen(_reply(mark, node_id), token, _SIGHT_SECONDS)
             if problem is not None:
                 problems[node_id] = problem
-        differences = compared(installed(modules), {node: report["installed"] for node, report in reports.items()})
-        problems = {**differences, **problems}
+        software = {node: report["installed"] for node, report in reports.items()}
+        problems = {**differences(installed(modules), software), **problems}
     except StoreAway as away:
         raise UnfitNode("--out", str(away)) from away
     except OSError as error:
-        raise UnfitNode("--out", f"{error.strerror}: {str(store.folder)!r}") from error
+        raise UnfitNode("--out", f"{error.strerror}: {str(out)!r}") from error
     finally:
         with suppress(OSError):
-            store.delete_marker(mark)
+            delete_marker(mark)
         for file in [mark, *(_reply(mark, node["NodeID"]) for node in nodes)]:
             with suppress(OSError):
                 file.unlink(missing_ok=True)
     if problems:
-        told = "; ".join(f"{names[node_id]} {problem}" for node_id, problem in problems.items())
-        raise UnfitNode(f"--address {address}", told)
+        message = "; ".join(f"{names[node_id]} {problem}" for node_id, problem in problems.items())
+        raise UnfitNode(f"--address {address}", message)
 
 
 def plugin_modules(specs: Iterable[TrialSpec]) -> list[str]:
-    """The modules of other distributions, and of the user's own, that the trials name."""
+    """Return the modules outside this package that the trials name: other distributions', and the user's own."""
     targets: set[str] = set()
     for spec in specs:
         named = ((METHODS, spec.method), (MODELS, spec.model), (DATA, spec.data), (SCHEDULES, spec.retrain))
@@ -131,46 +132,49 @@ def plugin_modules(specs: Iterable[TrialSpec]) -> list[str]:
 
 
 def installed(modules: Sequence[str] = ()) -> dict[str, str]:
-    """What is installed here, by name: versions of packages, and marks of code, which tell two checkouts apart."""
-    found = {"python": platform.python_version()}
+    """Return versions of packages and checksums of code on this machine, by name."""
+    versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "none"
-    found["orchestrator"] = _code(_PACKAGE.rglob("*.py"))
+            versions[package] = "none"
+    versions["orchestrator"] = _code(_PACKAGE.rglob("*.py"))
     for module in modules:
         spec = importlib.util.find_spec(module)
-        found[f"plug-in {module}"] = "none" if spec is None or spec.origin is None else _code([Path(spec.origin)])
-    return found
+        versions[f"plug-in {module}"] = "none" if spec is None or spec.origin is None else _code([Path(spec.origin)])
+    return versions
 
 
 def nodes_with(resource: str) -> list[dict[str, Any]]:
-    """The cluster's living nodes that have some of a resource, as Ray describes them."""
+    """Return the cluster's living nodes that have some of a resource, as Ray describes them."""
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get(resource, 0) > 0]
 
 
 def on_node(node_id: str) -> NodeAffinitySchedulingStrategy:
-    """For a task that must run on this node and on no other."""
+    """Return the strategy of a task that must run on this node and on no other."""
     return NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
-def compared(here: Mapping[str, str], there: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """What is wrong with each node whose software differs; a driver without torch has its nodes compared."""
+def differences(driver: Mapping[str, str], nodes: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return what is wrong with each node whose software differs from the driver's, by id.
+
+    What the driver lacks, e.g. torch, must be the same on all nodes.
+    """
     problems: dict[str, str] = {}
-    for name, own in here.items():
+    for name, expected in driver.items():
         whose = "the driver"
-        for node_id, software in there.items():
-            found = software.get(name, "none")
-            if own == "none" and found != "none" and name in _PACKAGES:
-                own, whose = found, "other nodes"
-            if found != own:
-                problems.setdefault(node_id, f"has {name} {found}, {whose} {own}")
+        for node_id, software in nodes.items():
+            actual = software.get(name, "none")
+            if expected == "none" and actual != "none" and name in _PACKAGES:
+                expected, whose = actual, "other nodes"
+            if actual != expected:
+                problems.setdefault(node_id, f"has {name} {actual}, {whose} {expected}")
     return problems
 
 
 def _report(mark: str, token: str, node_id: str, modules: list[str], gpus: int, seconds: float) -> Report:
-    """Run on a node: what is installed, and what is wrong with its view of the store or with its GPUs."""
+    """Return what is installed, and what is wrong with the view of the store or with the GPUs; runs on a node."""
     in_bucket = is_uri(mark)
     problem = _unreached(mark, token) if in_bucket else _unseen(Path(mark), token, seconds)
     if problem is None and not in_bucket:
@@ -178,18 +182,18 @@ def _report(mark: str, token: str, node_id: str, modules: list[str], gpus: int, 
             _reply(Path(mark), node_id).write_text(token)
         except OSError as error:
             problem = f"cannot write to --out: {error.strerror}: {str(Path(mark).parent)!r}"
-    return {"problem": problem or _lost_gpus(gpus), "installed": installed(modules)}
+    return {"problem": problem or _gpu_problem(gpus), "installed": installed(modules)}
 
 
 def _unreached(mark: str, token: str) -> str | None:
-    """What is wrong with a node's way to a bucket."""
+    """Return what is wrong with this node's access to a bucket."""
     try:
-        store = Store.open(mark)
-        path, bucket = store.folder, store.bucket
+        path = store_folder(mark)
+        bucket = bucket_of(path)
         assert bucket is not None
         bucket.check(path.parent)
         if bucket.read(path) != token.encode():
-            return f"does not share --out {store.address_of(path.parent)!r}: what the driver wrote is not there"
+            return f"does not share --out {address_of(path.parent)!r}: what the driver wrote is not there"
     except (SpecError, StoreAway) as error:
         return f"cannot use --out: {error}"
     return None
@@ -200,11 +204,11 @@ def _reply(mark: Path, node_id: str) -> Path:
 
 
 def _unseen(file: Path, token: str, seconds: float) -> str | None:
-    """What is wrong where the other side's file does not appear with its token."""
+    """Wait for the other side's file with its token; return what is wrong if it does not appear."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            list(file.parent.iterdir())  # has a network file system look again
+            list(file.parent.iterdir())  # makes a network file system look again
             if file.read_text() == token:
                 return None
         except FileNotFoundError:
@@ -216,15 +220,15 @@ def _unseen(file: Path, token: str, seconds: float) -> str | None:
         time.sleep(0.1)
 
 
-def _lost_gpus(promised: int) -> str | None:
-    """What is wrong with the node's GPUs; each is used once, in a worker that ends afterwards."""
+def _gpu_problem(promised: int) -> str | None:
+    """Return what is wrong with the node's GPUs; each is used once, in a worker that ends afterwards."""
     if promised == 0:
         return None
     import torch
 
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if found < promised:
-        return f"offers {promised} GPUs, PyTorch sees {found}"
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if visible < promised:
+        return f"offers {promised} GPUs, PyTorch sees {visible}"
     for index in range(promised):
         try:
             torch.ones(1, device=f"cuda:{index}").item()
@@ -234,6 +238,7 @@ def _lost_gpus(promised: int) -> str | None:
 
 
 def _code(files: Iterable[Path]) -> str:
+    """Return a short checksum of source files."""
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
@@ -241,6 +246,6 @@ def _code(files: Iterable[Path]) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """The last line of an error: Ray's carry a remote traceback."""
+    """Return the last line of an error; Ray's errors begin with a remote traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

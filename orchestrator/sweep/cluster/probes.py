@@ -1,8 +1,9 @@
-"""Before the first trial: every network takes its data's images, and what `resources: auto` comes to."""
+"""Checks on the cluster before the first trial: networks take their images; measurements for `resources: auto`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import ray
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import Resources
 from orchestrator.spec.trial import TrialSpec
-from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.cluster.node_checks import nodes_with, on_node
 from orchestrator.sweep.driver.allocation import (
     Allocation,
@@ -23,13 +23,14 @@ from orchestrator.sweep.driver.allocation import (
     save,
     shared,
 )
+from orchestrator.sweep.driver.messages import WorkerContext
 from orchestrator.sweep.driver.runner import Check
 from orchestrator.sweep.driver.training_kinds import representative_trials, training_kinds
 from orchestrator.sweep.planning import Plan
 from orchestrator.sweep.worker.network_check import raise_refused, refusals, untried_networks
 
-_LOOK_SECONDS = 0.5
-"""How often an interrupt is looked for while a task is waited for."""
+_POLL_SECONDS = 0.5
+"""How often `check` is called while a task is waited for."""
 
 
 def check_networks(
@@ -61,57 +62,62 @@ def check_networks(
 def allocation_of(
     planned: Plan, waiting: Collection[str], folder: Path, data_cache: Path | None, check: Check
 ) -> Allocation:
-    """What one trial holds: as the search space fixes it, or as is measured now on a GPU of the cluster.
+    """Return what one trial holds: as the search space fixes it, or as is measured now on a GPU of the cluster.
 
-    What was measured is kept in the sweep's folder, with the number of trials at once that it may have fallen back to.
+    Measurements are saved in the sweep's folder, with the number of trials a GPU that it may have fallen back to.
     """
     if planned.space.resources != "auto":
         return Allocation(planned.space.resources)
-    gpus = nodes_with("GPU")
-    if not gpus:
+    nodes = nodes_with("GPU")
+    if not nodes:
         return allocate_without_gpus()
-    found, smallest = _survey(gpus, check)
-    cpus = min(gpu.cpus for gpu in found)
-    wanted = training_kinds(trial.spec for trial in representative_trials(planned, waiting))
-    workspace = {"out": str(folder.parent), "sweep": folder.name, "threads": max(1, int(cpus))}
-    workspace |= {"data_cache": None if data_cache is None else str(data_cache)}
-    task: Any = ray.remote(num_cpus=min(1.0, cpus), num_gpus=1, max_retries=0, max_calls=1)(_loads)
-    answer = task.options(scheduling_strategy=on_node(smallest)).remote(
-        [(training.label, _plain(training.spec), training.sparse) for training in wanted], workspace
+    gpus, smallest_node = _survey(nodes, check)
+    cpus = min(gpu.cpus for gpu in gpus)
+    trainings = training_kinds(trial.spec for trial in representative_trials(planned, waiting))
+    context = WorkerContext(
+        store=str(folder.parent),
+        sweep=folder.name,
+        data_cache=None if data_cache is None else str(data_cache),
+        cpus=cpus,
     )
+    task: Any = ray.remote(num_cpus=min(1.0, cpus), num_gpus=1, max_retries=0, max_calls=1)(_loads)
+    answer = task.options(scheduling_strategy=on_node(smallest_node)).remote(
+        [(training.label, _plain(training.spec), training.sparse) for training in trainings], asdict(context)
+    )
+    loads: list[Load] = []
+    problem = "no training could be tried"
     try:
         loads = [Load(**load) for load in _answer(answer, check)]
     except ray.exceptions.RayError as error:
-        loads, problem = [], str(error).strip().splitlines()[-1]
-    else:
-        problem = "no training could be tried"
+        problem = str(error).strip().splitlines()[-1]
     if loads:
-        allocation = allocate(loads, found, limit_of(folder))
+        allocation = allocate(loads, gpus, limit_of(folder))
     else:
         allocation = shared(Resources(cpus=cpus, gpus=1), 1, f"nothing was measured: {problem}")
-    save(folder, allocation, loads, found)
+    save(folder, allocation, loads, gpus)
     return allocation
 
 
 def _survey(nodes: Sequence[dict[str, Any]], check: Check) -> tuple[list[Gpu], str]:
-    """The GPUs of the cluster, and the machine with the smallest of them."""
+    """Return the GPUs of the cluster, and the id of the node with the smallest of them."""
     task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_gpus)
-    asked = [task.options(scheduling_strategy=on_node(node["NodeID"])).remote() for node in nodes]
-    found: list[tuple[Gpu, str]] = []
-    for node, answer in zip(nodes, asked, strict=True):
-        told = node["Resources"]
-        cpus = told.get("CPU", 0) / told["GPU"]
+    answers = [task.options(scheduling_strategy=on_node(node["NodeID"])).remote() for node in nodes]
+    gpus: list[tuple[Gpu, str]] = []
+    for node, answer in zip(nodes, answers, strict=True):
+        resources = node["Resources"]
+        cpus = resources.get("CPU", 0) / resources["GPU"]
         if cpus > 0:
-            found += [(Gpu(name, memory, cpus), node["NodeID"]) for name, memory in _answer(answer, check)]
-    if not found:
+            gpus += [(Gpu(name, memory, cpus), node["NodeID"]) for name, memory in _answer(answer, check)]
+    if not gpus:
         raise SpecError("resources", "'auto' finds GPUs that Ray offers and PyTorch does not see, or without any CPU")
-    _, smallest = min(found, key=lambda one: one[0].memory)
-    return [gpu for gpu, _ in found], smallest
+    _, smallest_node = min(gpus, key=lambda gpu_and_node: gpu_and_node[0].memory)
+    return [gpu for gpu, _ in gpus], smallest_node
 
 
 def _answer(task: Any, check: Check) -> Any:
+    """Wait for the result of a Ray task; `check` may end the waiting."""
     while True:
-        done, _ = ray.wait([task], timeout=_LOOK_SECONDS)
+        done, _ = ray.wait([task], timeout=_POLL_SECONDS)
         check()
         if done:
             return ray.get(task)
@@ -122,29 +128,29 @@ def _plain(spec: TrialSpec) -> dict[str, Any]:
 
 
 def _refusals(specs: list[dict[str, Any]]) -> list[str | None]:
-    """Run on a node: why networks cannot take their images."""
+    """Return why networks cannot take their images, or None for each that can; runs on a node."""
     return refusals([TrialSpec.model_validate(spec) for spec in specs])
 
 
 def _gpus() -> list[tuple[str, int]]:
-    """Run on a node: its GPUs."""
+    """Return name and bytes of memory of the GPUs; runs on a node."""
     from orchestrator.trial.gpu_probe import gpus
 
     return gpus()
 
 
-def _loads(wanted: list[tuple[str, dict[str, Any], bool]], place: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run with a whole GPU: what each training asks of it; those that fail say so as trials."""
+def _loads(trainings: list[tuple[str, dict[str, Any], bool]], context: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what each training needs of a GPU; runs with a whole GPU. One that fails will say so as a trial."""
+    from orchestrator.sweep.worker.work import workspace_of
     from orchestrator.trial.gpu_probe import measure_load
 
-    cache = place.pop("data_cache")
-    workspace = Workspace(Path(place.pop("out")), **place, device="cuda", data_cache=Path(cache) if cache else None)
+    workspace = workspace_of(WorkerContext(**context), "cuda")
     loads = []
-    for what, spec, sparse in wanted:
+    for label, spec, sparse in trainings:
         try:
-            found = measure_load(TrialSpec.model_validate(spec), workspace, sparse=sparse)
+            load = measure_load(TrialSpec.model_validate(spec), workspace, sparse=sparse)
         except Exception:
             continue
-        if found is not None:
-            loads.append({"what": what, "memory": found[0], "busy": found[1]})
+        if load is not None:
+            loads.append({"what": label, "memory": load[0], "busy": load[1]})
     return loads

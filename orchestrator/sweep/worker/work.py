@@ -72,7 +72,7 @@ def work(request: JobRequest, tell: Tell, device: str, on_failure: OnFailure | N
 def _end_of(request: JobRequest, tell: Tell, device: str, on_failure: OnFailure) -> JobEnded:
     """Do the job; return how it ended."""
     context, job = request.context, request.job
-    workspace = _workspace(context, device)
+    workspace = workspace_of(context, device)
     if context.backoff_marker is not None and read_marker(workspace.folder / context.backoff_marker) is not None:
         return JobEnded(JobOutcome.REQUEUED)
     if job.kind != "trial":
@@ -82,7 +82,8 @@ def _end_of(request: JobRequest, tell: Tell, device: str, on_failure: OnFailure)
     return JobEnded.of(_do_trial(request, workspace, tell, on_failure))
 
 
-def _workspace(context: WorkerContext, device: str) -> Workspace:
+def workspace_of(context: WorkerContext, device: str) -> Workspace:
+    """Return the workspace of a worker; opens the store."""
     out = store_folder(context.store)
     bucket = bucket_of(out)
     if bucket is not None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import ray
 
-from orchestrator.storage.store import Store
-from orchestrator.sweep.cluster import node_checks as preflight
-from orchestrator.sweep.cluster import tune_runner as ray_tune
+from orchestrator.records.bucket_sync import write_marker
+from orchestrator.storage.bucket import bucket_of
+from orchestrator.storage.uri import store_folder
+from orchestrator.sweep.cluster import node_checks, tune_runner
 from orchestrator.sweep.space.resolve import resolve
 
 SPEC = resolve({"model": "lenet5", "data": "digits", "method": "l1_norm", "target": {"sparsity": 0.5}})
@@ -22,18 +23,18 @@ SPEC = resolve({"model": "lenet5", "data": "digits", "method": "l1_norm", "targe
 @pytest.fixture(scope="module")
 def node() -> Iterator[str]:
     """One real node; its name in messages."""
-    with ray_tune.cluster("local", 1):
+    with tune_runner.cluster("local", 1):
         yield f"node {ray.nodes()[0]['NodeManagerHostname']} ({ray.nodes()[0]['NodeManagerAddress']})"
 
 
 def test_a_fit_node_passes_and_nothing_stays_behind(node: str, tmp_path: Path) -> None:
-    preflight.check_nodes("auto", Store(tmp_path), [SPEC])
+    node_checks.check_nodes("auto", tmp_path, [SPEC])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_node_that_sees_another_folder_is_named(node: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver's mark goes elsewhere: to the node it is as if `--out` were not shared."""
-    monkeypatch.setattr(preflight, "_SIGHT_SECONDS", 0.5)
+    monkeypatch.setattr(node_checks, "_SIGHT_SECONDS", 0.5)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
 
@@ -41,46 +42,45 @@ def test_a_node_that_sees_another_folder_is_named(node: str, tmp_path: Path, mon
         def write_text(self, *words: object, **more: object) -> int:
             return int((elsewhere / self.name).write_text(*words, **more))
 
-    with pytest.raises(preflight.UnfitNode) as refused:
-        preflight.check_nodes("auto", Store(Elsewhere(tmp_path)), [SPEC])
+    with pytest.raises(node_checks.UnfitNode) as refused:
+        node_checks.check_nodes("auto", Elsewhere(tmp_path), [SPEC])
     assert str(refused.value).startswith(f"--address auto: {node} does not share --out {str(tmp_path)!r}")
 
 
 def test_a_store_that_is_no_folder_is_refused(node: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(preflight.UnfitNode, match="--out: Not a directory"):
-        preflight.check_nodes("auto", Store(tmp_path / "file"), [SPEC])
+    with pytest.raises(node_checks.UnfitNode, match="--out: Not a directory"):
+        node_checks.check_nodes("auto", tmp_path / "file", [SPEC])
 
 
 def test_a_node_that_cannot_use_the_bucket_is_named(node: str, bucket_uri: str) -> None:
     """Ray was started before the environment named the server and the keys."""
-    with pytest.raises(preflight.UnfitNode) as refused:
-        preflight.check_nodes("auto", Store.open(bucket_uri), [SPEC])
+    with pytest.raises(node_checks.UnfitNode) as refused:
+        node_checks.check_nodes("auto", store_folder(bucket_uri), [SPEC])
     assert str(refused.value).startswith(f"--address auto: {node} cannot use --out: s3://")
-    store = Store.open(bucket_uri)
-    assert store.bucket is not None
-    assert store.bucket.list_objects(store.folder) == {}
+    bucket = bucket_of(store_folder(bucket_uri))
+    assert bucket is not None
+    assert bucket.listing(store_folder(bucket_uri)) == {}
 
 
 def test_a_node_that_can_use_the_bucket_sees_what_the_driver_wrote(bucket_uri: str) -> None:
-    store = Store.open(bucket_uri)
-    mark = store.folder / ".preflight-0a1b"
-    assert "what the driver wrote is not there" in str(preflight._unreached(f"{bucket_uri}/.preflight-0a1b", "token"))
-    store.write_marker(mark, "token")
-    assert preflight._unreached(f"{bucket_uri}/.preflight-0a1b", "token") is None
+    mark = store_folder(bucket_uri) / ".preflight-0a1b"
+    assert "what the driver wrote is not there" in str(node_checks._unreached(f"{bucket_uri}/.preflight-0a1b", "token"))
+    write_marker(mark, "token")
+    assert node_checks._unreached(f"{bucket_uri}/.preflight-0a1b", "token") is None
 
 
 def test_plug_ins_outside_of_the_package_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_nets.py").write_text("def tiny(num_classes, in_channels): ...\n")
     own = resolve({"model": "own_nets:tiny", "data": "digits", "method": "l1_norm", "target": {"sparsity": 0.5}})
-    assert preflight.plugin_modules([SPEC]) == []
-    assert preflight.plugin_modules([SPEC, own]) == ["own_nets"]
-    before = preflight.installed(["own_nets", "not_there_at_all"])
+    assert node_checks.plugin_modules([SPEC]) == []
+    assert node_checks.plugin_modules([SPEC, own]) == ["own_nets"]
+    before = node_checks.installed(["own_nets", "not_there_at_all"])
     assert re.fullmatch(r"code [0-9a-f]{8}", before["plug-in own_nets"])
     assert before["plug-in not_there_at_all"] == "none"
     (tmp_path / "own_nets.py").write_text("def tiny(num_classes, in_channels): return 1\n")
-    after = preflight.installed(["own_nets"])
+    after = node_checks.installed(["own_nets"])
     assert after["plug-in own_nets"] != before["plug-in own_nets"]
     assert after["orchestrator"] == before["orchestrator"]
 
@@ -88,17 +88,17 @@ def test_plug_ins_outside_of_the_package_are_compared(tmp_path: Path, monkeypatc
 def test_the_one_node_that_differs_is_the_one_named() -> None:
     own = {"python": "3.11.7", "torch": "2.15.0", "orchestrator": "code aaaaaaaa"}
     others = {"a": dict(own), "b": own | {"torch": "2.14.0"}, "c": own | {"orchestrator": "code bbbbbbbb"}}
-    assert preflight.compared(own, others) == {
+    assert node_checks.differences(own, others) == {
         "b": "has torch 2.14.0, the driver 2.15.0",
         "c": "has orchestrator code bbbbbbbb, the driver code aaaaaaaa",
     }
-    assert preflight.compared(own, {"a": own}) == {}
+    assert node_checks.differences(own, {"a": own}) == {}
 
 
 def test_a_driver_may_lack_torch_but_nodes_must_agree() -> None:
     own = {"torch": "none"}
-    assert preflight.compared(own, {"a": {"torch": "2.15.0"}, "b": {"torch": "2.15.0"}}) == {}
-    found = preflight.compared(own, {"a": {"torch": "2.15.0"}, "b": {"torch": "2.14.0"}})
+    assert node_checks.differences(own, {"a": {"torch": "2.15.0"}, "b": {"torch": "2.15.0"}}) == {}
+    found = node_checks.differences(own, {"a": {"torch": "2.15.0"}, "b": {"torch": "2.14.0"}})
     assert found == {"b": "has torch 2.14.0, other nodes 2.15.0"}
 
 
@@ -106,17 +106,17 @@ def test_a_promised_gpu_that_torch_does_not_see_is_told() -> None:
     import torch
 
     seen = torch.cuda.device_count()
-    assert preflight._lost_gpus(0) is None
-    assert preflight._lost_gpus(seen + 1) == f"offers {seen + 1} GPUs, PyTorch sees {seen}"
+    assert node_checks._gpu_problem(0) is None
+    assert node_checks._gpu_problem(seen + 1) == f"offers {seen + 1} GPUs, PyTorch sees {seen}"
 
 
 def test_a_file_that_never_comes_is_waited_for_and_told(tmp_path: Path) -> None:
     (tmp_path / "mark").write_text("another run's")
-    assert "does not share --out" in str(preflight._unseen(tmp_path / "mark", "token", 0.2))
-    assert "does not share --out" in str(preflight._unseen(tmp_path / "nothing", "token", 0.2))
+    assert "does not share --out" in str(node_checks._unseen(tmp_path / "mark", "token", 0.2))
+    assert "does not share --out" in str(node_checks._unseen(tmp_path / "nothing", "token", 0.2))
     (tmp_path / "mark").write_text("token")
-    assert preflight._unseen(tmp_path / "mark", "token", 0.2) is None
-    assert "cannot read --out" in str(preflight._unseen(tmp_path / "mark" / "below", "token", 0.2))
+    assert node_checks._unseen(tmp_path / "mark", "token", 0.2) is None
+    assert "cannot read --out" in str(node_checks._unseen(tmp_path / "mark" / "below", "token", 0.2))
     assert os.listdir(tmp_path) == ["mark"]
 
 
@@ -124,9 +124,9 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
-        with pytest.raises(preflight.UnfitNode, match=f"--address 127.0.0.1:{port}: no Ray cluster answers there"):
-            preflight.check_address(f"127.0.0.1:{port}")
+        with pytest.raises(node_checks.UnfitNode, match=f"--address 127.0.0.1:{port}: no Ray cluster answers there"):
+            node_checks.check_address(f"127.0.0.1:{port}")
         held.listen()
-        preflight.check_address(f"127.0.0.1:{port}")
+        node_checks.check_address(f"127.0.0.1:{port}")
     for address in ("local", "auto"):
-        preflight.check_address(address)
+        node_checks.check_address(address)

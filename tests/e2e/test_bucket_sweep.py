@@ -56,9 +56,9 @@ def asked(*words: str) -> str:
 
 
 def executed(text: str) -> int:
-    found = re.search(rf"executed (\d+) of {TRIALS} trials", text)
-    assert found is not None, text
-    return int(found[1])
+    executed = re.search(rf"executed (\d+) of {TRIALS} trials", text)
+    assert executed is not None, text
+    return int(executed[1])
 
 
 def records(uri: str) -> dict[str, str]:
@@ -103,8 +103,8 @@ def test_another_machine_takes_a_sweep_up_where_a_lost_one_left_it(bucket_uri: s
             time.sleep(0.02)
     finally:
         os.kill(driver.pid, signal.SIGKILL)
-        told, _ = driver.communicate()
-    assert driver.returncode == -signal.SIGKILL, told
+        output, _ = driver.communicate()
+    assert driver.returncode == -signal.SIGKILL, output
     # Workers live a moment longer than their driver; what they still finish is recorded too.
     time.sleep(3)
     forget_everything_here()

@@ -1,4 +1,4 @@
-"""The measuring wave: after the trials, one at a time, alone on a device that nothing else may use."""
+"""Latencies measured after the trials, one at a time, on a device that nothing else uses."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from typing import Any
 
 import ray
 
+from orchestrator.records.bucket_sync import refresh_trial
 from orchestrator.records.records import Latency, write_latency
 from orchestrator.spec.search_space import Resources
-from orchestrator.storage.store import Store
+from orchestrator.storage.uri import address_of, store_folder
 from orchestrator.sweep.worker.latency import measure
 
 
-def measure_all(
-    store: Store, folders: Sequence[Path], resources: Resources, measured: Callable[[Path, str | None], None]
-) -> None:
+def measure_all(folders: Sequence[Path], resources: Resources, measured: Callable[[Path, str | None], None]) -> None:
     """Measure the latency of every finished trial in turn and record it.
 
     One worker holds all CPUs of a node (and a whole GPU where trials have GPUs), so nothing runs beside it.
-    `measured` is called after each, with what went wrong if anything did.
+    `measured` is called after each with the error, if there was one.
     """
     needs = {"num_cpus": _cpus_of_a_node(resources), "num_gpus": 1 if resources.gpus else 0}
-    worker: Any = ray.remote(_Stopwatch).options(**needs).remote(max(1, int(resources.cpus)))
+    worker: Any = ray.remote(_LatencyWorker).options(**needs).remote(max(1, int(resources.cpus)))
     for folder in folders:
         error: str | None = None
         try:
-            found = ray.get(worker.measure.remote(store.address_of(folder)))
-            write_latency(store, folder, Latency.model_validate(found))
+            latency = ray.get(worker.measure.remote(address_of(folder)))
+            write_latency(folder, Latency.model_validate(latency))
         except ray.exceptions.RayTaskError as problem:
             error = str(problem.cause)
         measured(folder, error)
@@ -36,17 +35,20 @@ def measure_all(
 
 
 def _cpus_of_a_node(resources: Resources) -> float:
+    """Return the CPUs of the smallest node on which the actor may run."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fitting = [node for node in nodes if not resources.gpus or node.get("GPU", 0) > 0]
     return float(min((node.get("CPU", 1) for node in fitting), default=1))
 
 
-class _Stopwatch:
+class _LatencyWorker:
+    """A Ray actor that measures latencies."""
+
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
 
     def measure(self, folder: str) -> dict[str, Any]:
-        store = Store.open(folder)
-        store.download(store.folder)
-        return measure(store.folder, self._device, self._threads).model_dump()
+        trial_folder = store_folder(folder)
+        refresh_trial(trial_folder)
+        return measure(trial_folder, self._device, self._threads).model_dump()

@@ -8,7 +8,7 @@ from orchestrator.records.records import Latency
 
 
 def measure(folder: Path, device: str, threads: int) -> Latency:
-    """Time a finished trial's network in this process; nothing else may use the device meanwhile."""
+    """Return the latency of a finished trial's network on this device, which nothing else may use meanwhile."""
     import platform
     from datetime import UTC, datetime
 

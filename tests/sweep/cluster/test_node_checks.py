@@ -98,8 +98,8 @@ def test_the_one_node_that_differs_is_the_one_named() -> None:
 def test_a_driver_may_lack_torch_but_nodes_must_agree() -> None:
     own = {"torch": "none"}
     assert node_checks.differences(own, {"a": {"torch": "2.15.0"}, "b": {"torch": "2.15.0"}}) == {}
-    found = node_checks.differences(own, {"a": {"torch": "2.15.0"}, "b": {"torch": "2.14.0"}})
-    assert found == {"b": "has torch 2.14.0, other nodes 2.15.0"}
+    problems = node_checks.differences(own, {"a": {"torch": "2.15.0"}, "b": {"torch": "2.14.0"}})
+    assert problems == {"b": "has torch 2.14.0, other nodes 2.15.0"}
 
 
 def test_a_promised_gpu_that_torch_does_not_see_is_told() -> None:

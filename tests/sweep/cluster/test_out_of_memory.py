@@ -14,8 +14,7 @@ from rich.console import Console
 
 from orchestrator import SearchSpace, run
 from orchestrator.spec.search_space import Resources
-from orchestrator.sweep.cluster import probes as rehearsing
-from orchestrator.sweep.cluster import tune_runner as ray_tune
+from orchestrator.sweep.cluster import probes, tune_runner
 from orchestrator.sweep.driver.allocation import shared
 from orchestrator.sweep.driver.outcome import SweepOutcome
 
@@ -62,7 +61,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.syspath_prepend(home)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
-        with ray_tune.cluster("local", 2):
+        with tune_runner.cluster("local", 2):
             yield home / "training"
 
 
@@ -94,8 +93,8 @@ def sweep(training: Path, tmp_path: Path) -> Any:
 
 def at_once(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if measured; CPU cores stand for what a GPU has."""
-    found = shared(Resources(cpus=2, gpus=0), count, "as the test says")
-    monkeypatch.setattr(rehearsing, "allocation_of", lambda *told: found)
+    allocation = shared(Resources(cpus=2, gpus=0), count, "as the test says")
+    monkeypatch.setattr(probes, "allocation_of", lambda *arguments: allocation)
 
 
 def test_trials_that_crowd_each_other_out_go_on_with_fewer_at_once(

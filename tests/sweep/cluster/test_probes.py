@@ -17,9 +17,7 @@ import torch
 
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.storage.store import Store
-from orchestrator.storage.workspace import Workspace
-from orchestrator.sweep.cluster import probes as rehearsing
+from orchestrator.sweep.cluster import probes
 from orchestrator.sweep.planning import Plan, plan
 from orchestrator.sweep.worker.network_check import UnfitModel
 
@@ -40,13 +38,13 @@ def planned(**more: Any) -> Plan:
     return plan(SearchSpace.parse({"name": "s", "base": BASE, **more}))
 
 
-def check(found: Plan, fits: bool = False) -> None:
-    waiting = {trial.trial_id for trial in found.trials}
-    rehearsing.check_networks(found, waiting, lambda spec: fits, lambda: None)
+def check(this: Plan, fits: bool = False) -> None:
+    waiting = {trial.trial_id for trial in this.trials}
+    probes.check_networks(this, waiting, lambda spec: fits, lambda: None)
 
 
 def test_networks_that_do_not_fit_are_named_where_the_file_names_them() -> None:
-    found = planned(
+    this = planned(
         axes={"seed": [0, 1]},
         arms=[
             "random",
@@ -55,7 +53,7 @@ def test_networks_that_do_not_fit_are_named_where_the_file_names_them() -> None:
         ],
     )
     with pytest.raises(UnfitModel) as refused:
-        check(found)
+        check(this)
     assert str(refused.value).startswith(
         "arms[1].axes.model[1]: 'lenet5' cannot take the 8x8 images of 'digits': "
         "lenet5 needs images of at least 16x16 pixels, data has 8x8; arms[2].model: 'vgg16' cannot take the 8x8 images"
@@ -80,25 +78,21 @@ def test_an_interrupt_is_heard_while_the_answer_is_waited_for() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rehearsing.check_networks(planned(), {planned().trials[0].trial_id}, lambda spec: False, stop)
+        probes.check_networks(planned(), {planned().trials[0].trial_id}, lambda spec: False, stop)
     assert time.monotonic() - started < 5
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_auto_trusts_no_gpu_that_pytorch_does_not_see(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="resources: 'auto' finds GPUs that Ray offers and PyTorch does not see"):
-        rehearsing.allocation_of(
-            planned(resources="auto"), set(), Workspace(Store(tmp_path.parent), tmp_path.name), None, lambda: None
-        )
+        probes.allocation_of(planned(resources="auto"), set(), tmp_path, None, lambda: None)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_auto_measures_on_a_gpu(tmp_path: Path) -> None:
-    found = planned(resources="auto", axes={"method": ["l1_norm", "network_slimming"]})
-    waiting = {trial.trial_id for trial in found.trials}
-    allocation = rehearsing.allocation_of(
-        found, waiting, Workspace(Store(tmp_path.parent), tmp_path.name), None, lambda: None
-    )
+    this = planned(resources="auto", axes={"method": ["l1_norm", "network_slimming"]})
+    waiting = {trial.trial_id for trial in this.trials}
+    allocation = probes.allocation_of(this, waiting, tmp_path, None, lambda: None)
     record = json.loads((tmp_path / "resources.json").read_text())
     assert allocation.per_gpu == record["trials_per_gpu"] >= 1
     assert allocation.resources.gpus == pytest.approx(1 / allocation.per_gpu, abs=1e-4)
@@ -113,8 +107,8 @@ def test_a_refused_sweep_trains_nothing_and_says_one_line(tmp_path: Path) -> Non
     own = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=own)
     assert done.returncode == 2
-    told = "lenet5 needs images of at least 16x16 pixels, data has 8x8"
-    assert done.stderr.strip() == f"error: base.model: 'lenet5' cannot take the 8x8 images of 'digits': {told}"
+    reason = "lenet5 needs images of at least 16x16 pixels, data has 8x8"
+    assert done.stderr.strip() == f"error: base.model: 'lenet5' cannot take the 8x8 images of 'digits': {reason}"
     assert done.stdout == ""
     assert not list((tmp_path / "runs/cache").glob("*/*"))
     assert not list((tmp_path / "runs/s").glob("trials/*"))

@@ -22,8 +22,8 @@ def chosen(given: list[str], states: dict[str, str]) -> str | None:
     live: Any = {Waiting(name, state) for name, state in states.items()}
     searcher: Any = SimpleNamespace(requests=dict.fromkeys(given))
     controller: Any = SimpleNamespace(get_live_trials=lambda: live)
-    found: Any = LifoScheduler(searcher).choose_trial_to_run(controller)
-    return None if found is None else str(found.trial_id)
+    trial: Any = LifoScheduler(searcher).choose_trial_to_run(controller)
+    return None if trial is None else str(trial.trial_id)
 
 
 def test_the_job_given_out_last_goes_first_so_that_starting_workers_keep_theirs() -> None:

@@ -209,7 +209,7 @@ class OneSuggestion:
     def __init__(self, trial: PlannedTrial) -> None:
         self.trial: PlannedTrial | None = trial
         self.measured = False
-        self.told: list[str] = []
+        self.observed: list[str] = []
         self.failed: list[str] = []
 
     @property
@@ -222,7 +222,7 @@ class OneSuggestion:
 
     def ended(self, result: TrialResult) -> bool:
         if self.measured:
-            self.told.append(result.trial_id)
+            self.observed.append(result.trial_id)
         return self.measured
 
     def lost(self, trial_id: str) -> None:
@@ -237,10 +237,12 @@ def test_a_search_that_wants_latencies_is_told_after_they_are_measured(measures:
     bench = Bench(replace(this, trials=()), suggestions=suggestions)
     bench.finish(bench.start("baseline"))
     bench.finish(bench.start("trial"))
-    assert suggestions.told == []
+    assert suggestions.observed == []
     suggestions.measured = measures
     latency = bench.start("latency")
     bench.finish(latency, *(() if measures else (JobOutcome.FAILED, "no device")))
-    assert (suggestions.told, suggestions.failed) == (([trial.trial_id], []) if measures else ([], [trial.trial_id]))
+    assert (suggestions.observed, suggestions.failed) == (
+        ([trial.trial_id], []) if measures else ([], [trial.trial_id])
+    )
     assert bench.log.named("measured") == [(latency.job.key, None if measures else "no device")]
     assert bench.dispatcher.exhausted

@@ -16,10 +16,11 @@ from rich.table import Table
 from orchestrator.cli.app import (
     ERR,
     OUT,
+    RUNS,
     AsJson,
     Overrides,
     SpaceFile,
-    Store,
+    StoreOption,
     SweepName,
     app,
     cell,
@@ -28,10 +29,9 @@ from orchestrator.cli.app import (
     find_sweep,
     parse_overrides,
 )
-from orchestrator.records.bucket_sync import refresh_all
+from orchestrator.records.bucket_sync import refresh_with_warm_starts
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.stages import STAGE_NAMES
-from orchestrator.storage.uri import address_of
 from orchestrator.sweep.planning import Plan
 from orchestrator.sweep.planning import plan as make_plan
 
@@ -39,7 +39,7 @@ from orchestrator.sweep.planning import plan as make_plan
 @app.command()
 def plan(
     space: SpaceFile,
-    out: Store = Path("runs"),
+    out: StoreOption = RUNS,
     overrides: Overrides = None,
     as_json: AsJson = False,
     add_controls: Annotated[bool, typer.Option(help="Print the search space with missing controls as arms.")] = False,
@@ -53,9 +53,10 @@ def plan(
             print(as_yaml(with_controls(SearchSpace.load(space, parse_overrides(overrides)))), end="")
             return
         parsed = SearchSpace.load(space, parse_overrides(overrides))
-        refresh_all(out / parsed.name, parsed.search.warm_start)
-        planned = make_plan(parsed, out / parsed.name)
-        facts = _facts(planned, out)
+        folder = out.folder / parsed.name
+        refresh_with_warm_starts(out, folder, parsed.search.warm_start)
+        planned = make_plan(parsed, folder)
+        facts = _facts(planned, folder)
     if as_json:
         print(json.dumps(facts, indent=2))
         return
@@ -81,7 +82,7 @@ def plan(
 @app.command()
 def run(
     space: SpaceFile,
-    out: Store = Path("runs"),
+    out: StoreOption = RUNS,
     address: Annotated[str, typer.Option(help="local, auto, HOST:PORT, or inline.")] = "local",
     overrides: Overrides = None,
     retry_failed: Annotated[bool, typer.Option(help="Run trials again that failed before.")] = False,
@@ -94,7 +95,10 @@ def run(
     with errors():
         try:
             outcome = run_sweep(
-                SearchSpace.load(space, parse_overrides(overrides)), out=out, address=address, retry_failed=retry_failed
+                SearchSpace.load(space, parse_overrides(overrides)),
+                out=out.address,
+                address=address,
+                retry_failed=retry_failed,
             )
         except SweepBusy as busy:
             fail(str(busy))
@@ -115,8 +119,8 @@ def run(
         f"measured {outcome.measured} latencies{f' ({took})' if took else ''}",
         soft_wrap=True,
     )
-    OUT.print(f"records and tables: {address_of(outcome.folder)}", soft_wrap=True, markup=False)
-    OUT.print(f"MLflow: prunesweep ui --out {address_of(out)}", soft_wrap=True, markup=False)
+    OUT.print(f"records and tables: {out.address_of(outcome.folder)}", soft_wrap=True, markup=False)
+    OUT.print(f"MLflow: prunesweep ui --out {out.address}", soft_wrap=True, markup=False)
     if outcome.failures:
         by_reason: dict[str, list[str]] = {}
         for failure in outcome.failures:
@@ -130,15 +134,15 @@ def run(
 @app.command()
 def status(
     sweep: SweepName,
-    out: Store = Path("runs"),
+    out: StoreOption = RUNS,
     as_json: AsJson = False,
 ) -> None:
     """Show done, running, failed and waiting trials, the best so far, and the time left."""
     from orchestrator.sweep.maintenance.status import state_of
 
-    folder = find_sweep(sweep, out)
+    store, folder = find_sweep(sweep, out)
     with errors(), _garbage_collection_paused():
-        facts = state_of(folder)
+        facts = state_of(store, folder)
     if as_json:
         print(json.dumps(facts, indent=2))
         return
@@ -218,10 +222,10 @@ def _mean(value: Any, name: str) -> str:
     return f"{value.mean:.2%}".rstrip("%") + ("" if value.sd is None else f" ± {100 * value.sd:.2f}")
 
 
-def _facts(planned: Plan, out: Path) -> dict[str, Any]:
+def _facts(planned: Plan, folder: Path) -> dict[str, Any]:
     from orchestrator.records.records import recorded_ids
 
-    recorded = recorded_ids(out / planned.space.name)
+    recorded = recorded_ids(folder)
     arms: dict[str, dict[str, Any]] = {}
     if planned.to_draw:
         for arm in planned.arms:

@@ -11,15 +11,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.records.bucket_sync import refresh, refresh_all, upload, write_marker
-from orchestrator.records.records import LATENCY, DamagedRecord, forget, read_result, recorded_ids
+from orchestrator.records.bucket_sync import refresh_with_warm_starts
+from orchestrator.records.records import DamagedRecord, forget, read_result, recorded_ids
 from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.result import FAILED_STATUSES
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.yaml_text import as_yaml
-from orchestrator.storage.bucket import PATIENCE, bucket_of
-from orchestrator.storage.driver_lock import DriverAtWork, hold_driver_lock
-from orchestrator.storage.uri import address_of, store_folder
+from orchestrator.storage.bucket import PATIENCE
+from orchestrator.storage.driver_lock import SweepLocked, hold_driver_lock
+from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import TrialPaths
+from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.driver.allocation import Allocation, load, resources_of, save_fall_back
 from orchestrator.sweep.driver.dispatcher import Dispatcher
 from orchestrator.sweep.driver.display import State, view_of
@@ -62,24 +64,25 @@ def run(
         SweepBusy: another driver runs the sweep.
     """
     console = console or Console(stderr=True)
-    folder = store_folder(out).resolve() / space.name
-    bucket = bucket_of(folder)
-    if bucket is not None:
-        bucket.check(folder)
-        bucket.patience = PATIENCE
-    refresh_all(folder, space.search.warm_start)
+    named_cache = os.environ.get("PRUNESWEEP_DATA_CACHE")
+    store = Store.open(out, patience=PATIENCE).resolve()
+    workspace = Workspace(store, space.name, data_cache=Path(named_cache) if named_cache else None)
+    folder = workspace.folder
+    if store.bucket is not None:
+        store.bucket.check(folder)
+    refresh_with_warm_starts(store, folder, space.search.warm_start)
     planned = plan(space, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with _driver_lock(folder) as is_lost:
-        if bucket is not None:
+    with _driver_lock(workspace) as is_lost:
+        if store.bucket is not None:
             # Records that the last workers of an earlier driver wrote until its lease ran out.
-            refresh(folder)
+            store.refresh(folder)
             planned = plan(space, folder)
-        _save_search_space(folder / "searchspace.yaml", as_yaml(space))
+        _save_search_space(workspace, as_yaml(space))
         if retry_failed:
             for trial in planned.trials:
-                _forget_failure(folder / "trials" / trial.trial_id)
-        return _Driver(SweepOutcome(planned, folder), address, console, is_lost).run()
+                _forget_failure(store, workspace.paths.trial(trial.trial_id))
+        return _Driver(SweepOutcome(planned, folder), workspace, address, console, is_lost).run()
 
 
 def runner_for(address: str) -> Runner:
@@ -100,14 +103,22 @@ def runner_for(address: str) -> Runner:
 class _Driver:
     """One run of a sweep, while its lock is held."""
 
-    def __init__(self, outcome: SweepOutcome, address: str, console: Console, is_lost: Callable[[], bool]) -> None:
-        self._outcome, self._address, self._console, self._is_lost = outcome, address, console, is_lost
-        self._folder = outcome.folder
-        self._store = SweepRecordStore.open(self._folder)
+    def __init__(
+        self,
+        outcome: SweepOutcome,
+        workspace: Workspace,
+        address: str,
+        console: Console,
+        is_lost: Callable[[], bool],
+    ) -> None:
+        self._outcome, self._workspace, self._address = outcome, workspace, address
+        self._console, self._is_lost = console, is_lost
+        self._folder = workspace.folder
+        self._records = SweepRecordStore.open(workspace)
         planned = outcome.plan
         recorded = recorded_ids(self._folder)
         done_before = sum(trial.trial_id in recorded for trial in planned.trials)
-        self._jobs = remaining_jobs(planned, recorded, self._store.has_stage)
+        self._jobs = remaining_jobs(planned, recorded, self._records.has_stage)
         self._allocation = Allocation(resources_of(planned.space, self._folder))
         self._state = State(planned.space.name, planned.total, done_before)
         # A table that redraws itself would write over a debugger's prompt.
@@ -118,14 +129,14 @@ class _Driver:
 
         outcome, space = self._outcome, self._outcome.plan.space
         with ViewWriter(
-            self._folder.parent, space.name, question=space.question or "", searchspace=as_yaml(space)
+            self._workspace.store, space.name, question=space.question or "", searchspace=as_yaml(space)
         ) as views:
             self._events = SweepEvents(outcome, self._state, self._view, views, self._is_lost, self._reallocate)
             if self._jobs or outcome.plan.to_draw or self._unmeasured():
                 self._run_remaining(runner_for(self._address))
             if outcome.interrupted:
                 # A worker may have finished after the driver stopped listening.
-                refresh(self._folder)
+                self._workspace.store.refresh(self._folder)
                 for trial_id in recorded_ids(self._folder):
                     views.put(trial_id)
             outcome.warnings += views.close("KILLED" if outcome.interrupted else "FINISHED")
@@ -135,7 +146,7 @@ class _Driver:
     def _run_remaining(self, runner: Runner) -> None:
         """Check, run and measure what has no record yet."""
         outcome, self._runner = self._outcome, runner
-        with runner.connected(outcome.plan, self._folder) as check:
+        with runner.connected(outcome.plan, self._workspace) as check:
             try:
                 self._check_and_allocate(check)
                 if self._jobs or outcome.plan.to_draw:
@@ -148,38 +159,38 @@ class _Driver:
                 outcome.warnings += [str(interrupt)] if str(interrupt) else []
             except StoreUnavailable as problem:
                 outcome.interrupted = True
-                outcome.warnings.append(f"{address_of(self._folder.parent)} takes no more: {problem}")
+                outcome.warnings.append(f"{self._workspace.store.address} takes no more: {problem}")
 
     def _check_and_allocate(self, check: Check) -> None:
         planned = self._outcome.plan
         waiting = {job.key for job in self._jobs if job.kind == "trial"}
         if waiting or planned.to_draw or load(self._folder) is None:
             with self._timed("checks"):
-                has_stage = self._store.has_stage
+                has_stage = self._records.has_stage
                 self._runner.check_networks(
                     planned, waiting, lambda spec: has_stage("baseline", spec.baseline_key), check
                 )
-                self._allocation = self._runner.allocation_of(planned, waiting, self._folder, _data_cache(), check)
+                self._allocation = self._runner.allocation_of(planned, waiting, self._workspace, check)
         self._report_allocation()
 
     def _run_jobs(self, check: Check) -> None:
         outcome, planned = self._outcome, self._outcome.plan
         jobs, suggestions = self._jobs, None
-        data_cache = _data_cache()
+        data_cache = self._workspace.data_cache
         context = WorkerContext(
-            store=address_of(self._folder.parent),
-            sweep=self._folder.name,
+            store=self._workspace.store.address,
+            sweep=self._workspace.sweep,
             data_cache=None if data_cache is None else str(data_cache),
         )
         if planned.space.search.name in ADAPTIVE:
-            suggestions = Suggestions(planned, self._folder, self._state.slots)
+            suggestions = Suggestions(planned, self._workspace.store, self._folder, self._state.slots)
             jobs = [*jobs, *map(latency_job, suggestions.unmeasured)]
         try:
             dispatcher = Dispatcher(
                 jobs,
                 context,
                 self._allocation,
-                self._store,
+                self._records,
                 self._events,
                 suggestions=suggestions,
                 policy=self._policy(),
@@ -206,7 +217,7 @@ class _Driver:
         policy = StoppingPolicy(planned.space)
         for trial in planned.trials:
             with suppress(FileNotFoundError, DamagedRecord):
-                policy.recall([read_result(self._folder / "trials" / trial.trial_id / "result.json")])
+                policy.recall([read_result(self._workspace.paths.trial(trial.trial_id).result)])
         return policy
 
     def _measure(self, check: Check) -> None:
@@ -219,25 +230,26 @@ class _Driver:
             check()
             self._events.latency_measured(folder.name, error)
 
-        self._runner.measure_all(folders, self._allocation.resources, measured)
+        self._runner.measure_all(self._workspace.store, folders, self._allocation.resources, measured)
 
     def _unmeasured(self) -> list[Path]:
-        folders = (self._folder / "trials" / trial.trial_id for trial in self._outcome.plan.trials)
+        """Return the folders of finished trials that have a network and no latency."""
+        trials = (self._workspace.paths.trial(trial.trial_id) for trial in self._outcome.plan.trials)
         # In this order: nearly all of a large sweep have a latency, and a record takes long to read.
-        return [f for f in folders if not (f / LATENCY).exists() and (f / "cut.json").exists() and _is_done(f)]
+        return [t.folder for t in trials if not t.latency.exists() and t.cut.exists() and _is_done(t)]
 
     def _collect_failures(self) -> None:
-        from orchestrator.records.parquet import load_results
+        from orchestrator.records.parquet import load_table
 
         try:
             # The view, just written, tells which they are without ten thousand records being opened.
-            table = load_results(self._folder).select(["trial_id", "status"]).to_pylist()
+            table = load_table(self._folder).select(["trial_id", "status"]).to_pylist()
             failed = {row["trial_id"] for row in table if row["status"] in FAILED_STATUSES}
         except DamagedRecord:
             failed = recorded_ids(self._folder)
         for trial in self._outcome.plan.trials:
             if trial.trial_id in failed:
-                result = read_result(self._folder / "trials" / trial.trial_id / "result.json")
+                result = read_result(self._workspace.paths.trial(trial.trial_id).result)
                 if result.failed:
                     self._outcome.failures.append(result)
 
@@ -250,7 +262,7 @@ class _Driver:
             self._outcome.seconds[what] = time.monotonic() - started
 
     def _reallocate(self, allocation: Allocation) -> None:
-        save_fall_back(self._folder, allocation)
+        save_fall_back(self._workspace.store, self._folder, allocation)
         self._allocation = allocation
         self._report_allocation()
 
@@ -267,13 +279,9 @@ class _Driver:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _data_cache() -> Path | None:
-    named = os.environ.get("PRUNESWEEP_DATA_CACHE")
-    return Path(named) if named else None
-
-
-def _save_search_space(path: Path, text: str) -> None:
+def _save_search_space(workspace: Workspace, text: str) -> None:
     """Write the search space as run; an earlier, different one stays beside it under a number."""
+    path = workspace.paths.searchspace
     if path.exists():
         if path.read_text(encoding="utf-8") == text:
             return
@@ -281,27 +289,25 @@ def _save_search_space(path: Path, text: str) -> None:
         while (earlier := path.with_name(f"searchspace.{number}.yaml")).exists():
             number += 1
         os.replace(path, earlier)
-        upload([earlier])
-    write_marker(path, text)
+        workspace.store.upload([earlier])
+    workspace.store.write_marker(path, text)
 
 
-def _is_done(folder: Path) -> bool:
-    path = folder / "result.json"
-    return path.exists() and json.loads(path.read_text())["status"] == "done"
+def _is_done(trial: TrialPaths) -> bool:
+    return trial.result.exists() and json.loads(trial.result.read_text())["status"] == "done"
 
 
-def _forget_failure(folder: Path) -> None:
-    path = folder / "result.json"
-    if path.exists() and read_result(path).failed:
-        forget(folder)
+def _forget_failure(store: Store, trial: TrialPaths) -> None:
+    if trial.result.exists() and read_result(trial.result).failed:
+        forget(store, trial.folder)
 
 
 @contextmanager
-def _driver_lock(folder: Path) -> Iterator[Callable[[], bool]]:
+def _driver_lock(workspace: Workspace) -> Iterator[Callable[[], bool]]:
     """Be the one driver of a sweep; yield a function that returns whether that was lost meanwhile."""
     with ExitStack() as stack:
         try:
-            is_lost = stack.enter_context(hold_driver_lock(folder))
-        except DriverAtWork as busy:
-            raise SweepBusy(str(busy)) from None
+            is_lost = stack.enter_context(hold_driver_lock(workspace.store, workspace.folder))
+        except SweepLocked as locked:
+            raise SweepBusy(str(locked)) from None
         yield is_lost

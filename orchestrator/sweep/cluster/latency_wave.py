@@ -8,14 +8,15 @@ from typing import Any
 
 import ray
 
-from orchestrator.records.bucket_sync import refresh_trial
 from orchestrator.records.records import Latency, write_latency
 from orchestrator.spec.search_space import Resources
-from orchestrator.storage.uri import address_of, store_folder
+from orchestrator.storage.store import Store
 from orchestrator.sweep.worker.latency import measure
 
 
-def measure_all(folders: Sequence[Path], resources: Resources, measured: Callable[[Path, str | None], None]) -> None:
+def measure_all(
+    store: Store, folders: Sequence[Path], resources: Resources, measured: Callable[[Path, str | None], None]
+) -> None:
     """Measure the latency of every finished trial in turn and record it.
 
     One worker holds all CPUs of a node (and a whole GPU where trials have GPUs), so nothing runs beside it.
@@ -26,8 +27,8 @@ def measure_all(folders: Sequence[Path], resources: Resources, measured: Callabl
     for folder in folders:
         error: str | None = None
         try:
-            latency = ray.get(worker.measure.remote(address_of(folder)))
-            write_latency(folder, Latency.model_validate(latency))
+            latency = ray.get(worker.measure.remote(store.address_of(folder)))
+            write_latency(store, folder, Latency.model_validate(latency))
         except ray.exceptions.RayTaskError as problem:
             error = str(problem.cause)
         measured(folder, error)
@@ -49,6 +50,6 @@ class _LatencyWorker:
         self._device = "cuda" if ray.get_gpu_ids() else "cpu"
 
     def measure(self, folder: str) -> dict[str, Any]:
-        trial_folder = store_folder(folder)
-        refresh_trial(trial_folder)
-        return measure(trial_folder, self._device, self._threads).model_dump()
+        store = Store.open(folder)
+        store.download(store.folder)
+        return measure(store.folder, self._device, self._threads).model_dump()

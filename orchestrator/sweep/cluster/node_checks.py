@@ -20,13 +20,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.data import DATA
 from orchestrator.methods import METHODS
 from orchestrator.models import MODELS
-from orchestrator.records.bucket_sync import delete_marker
 from orchestrator.retrain import SCHEDULES
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.failures import StoreAway
 from orchestrator.spec.trial import TrialSpec
-from orchestrator.storage.bucket import bucket_of
-from orchestrator.storage.uri import address_of, is_uri, store_folder
+from orchestrator.storage.store import Store
+from orchestrator.storage.uri import is_uri
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "torchvision", "torch-pruning", "ray", "numpy", "safetensors")
@@ -55,14 +54,14 @@ def check_address(address: str) -> None:
         raise UnfitNode(f"--address {address}", f"no Ray cluster answers there: {error}") from error
 
 
-def check_nodes(address: str, out: Path, specs: Iterable[TrialSpec]) -> None:
+def check_nodes(address: str, store: Store, specs: Iterable[TrialSpec]) -> None:
     """Check every node that has CPUs, all at once, with Ray connected; takes about two seconds.
 
     Nodes that join later, e.g. by the autoscaler, are not checked.
 
     Args:
         address: as the user gave it, for the message.
-        out: the store; every node writes something small there, and reads what the driver wrote.
+        store: the store; every node writes something small there, and reads what the driver wrote.
         specs: the trials, whose plug-ins must be the same on every node.
 
     Raises:
@@ -70,7 +69,7 @@ def check_nodes(address: str, out: Path, specs: Iterable[TrialSpec]) -> None:
     """
     modules = plugin_modules(specs)
     token = secrets.token_hex(8)
-    mark, bucket = out / f".preflight-{token}", bucket_of(out)
+    mark, bucket = store.folder / f".preflight-{token}", store.bucket
     nodes = nodes_with("CPU")
     names = {node["NodeID"]: f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']})" for node in nodes}
     task: Any = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(_report)
@@ -84,7 +83,7 @@ def check_nodes(address: str, out: Path, specs: Iterable[TrialSpec]) -> None:
             gpus = int(node["Resources"].get("GPU", 0))
             tasks[
                 task.options(scheduling_strategy=on_node(node["NodeID"])).remote(
-                    address_of(mark), token, node["NodeID"], modules, gpus, _SIGHT_SECONDS
+                    store.address_of(mark), token, node["NodeID"], modules, gpus, _SIGHT_SECONDS
                 )
             ] = node["NodeID"]
         answered, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=_ANSWER_SECONDS) if tasks else ([], [])
@@ -109,10 +108,10 @@ def check_nodes(address: str, out: Path, specs: Iterable[TrialSpec]) -> None:
     except StoreAway as away:
         raise UnfitNode("--out", str(away)) from away
     except OSError as error:
-        raise UnfitNode("--out", f"{error.strerror}: {str(out)!r}") from error
+        raise UnfitNode("--out", f"{error.strerror}: {str(store.folder)!r}") from error
     finally:
         with suppress(OSError):
-            delete_marker(mark)
+            store.delete_marker(mark)
         for file in [mark, *(_reply(mark, node["NodeID"]) for node in nodes)]:
             with suppress(OSError):
                 file.unlink(missing_ok=True)
@@ -188,12 +187,12 @@ def _report(mark: str, token: str, node_id: str, modules: list[str], gpus: int, 
 def _unreached(mark: str, token: str) -> str | None:
     """Return what is wrong with this node's access to a bucket."""
     try:
-        path = store_folder(mark)
-        bucket = bucket_of(path)
+        store = Store.open(mark)
+        path, bucket = store.folder, store.bucket
         assert bucket is not None
         bucket.check(path.parent)
         if bucket.read(path) != token.encode():
-            return f"does not share --out {address_of(path.parent)!r}: what the driver wrote is not there"
+            return f"does not share --out {store.address_of(path.parent)!r}: what the driver wrote is not there"
     except (SpecError, StoreAway) as error:
         return f"cannot use --out: {error}"
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,6 +11,7 @@ import ray
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import Resources
 from orchestrator.spec.trial import TrialSpec
+from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.cluster.node_checks import nodes_with, on_node
 from orchestrator.sweep.driver.allocation import (
     Allocation,
@@ -59,9 +59,7 @@ def check_networks(
     raise_refused(networks, reasons)
 
 
-def allocation_of(
-    planned: Plan, waiting: Collection[str], folder: Path, data_cache: Path | None, check: Check
-) -> Allocation:
+def allocation_of(planned: Plan, waiting: Collection[str], workspace: Workspace, check: Check) -> Allocation:
     """Return what one trial holds: as the search space fixes it, or as is measured now on a GPU of the cluster.
 
     Measurements are saved in the sweep's folder, with the number of trials a GPU that it may have fallen back to.
@@ -75,9 +73,9 @@ def allocation_of(
     cpus = min(gpu.cpus for gpu in gpus)
     trainings = training_kinds(trial.spec for trial in representative_trials(planned, waiting))
     context = WorkerContext(
-        store=str(folder.parent),
-        sweep=folder.name,
-        data_cache=None if data_cache is None else str(data_cache),
+        store=workspace.store.address,
+        sweep=workspace.sweep,
+        data_cache=None if workspace.data_cache is None else str(workspace.data_cache),
         cpus=cpus,
     )
     task: Any = ray.remote(num_cpus=min(1.0, cpus), num_gpus=1, max_retries=0, max_calls=1)(_loads)
@@ -91,10 +89,10 @@ def allocation_of(
     except ray.exceptions.RayError as error:
         problem = str(error).strip().splitlines()[-1]
     if loads:
-        allocation = allocate(loads, gpus, limit_of(folder))
+        allocation = allocate(loads, gpus, limit_of(workspace.folder))
     else:
         allocation = shared(Resources(cpus=cpus, gpus=1), 1, f"nothing was measured: {problem}")
-    save(folder, allocation, loads, gpus)
+    save(workspace.store, workspace.folder, allocation, loads, gpus)
     return allocation
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from orchestrator.spec.search_space import Resources
 from orchestrator.spec.trial import TrialSpec
+from orchestrator.storage.store import Store
+from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.cluster import latency_wave, node_checks, probes, tune_runner
 from orchestrator.sweep.driver.allocation import Allocation, resources_of
 from orchestrator.sweep.driver.dispatcher import Dispatcher
@@ -27,11 +29,11 @@ class RayRunner:
         self._address = address
 
     @contextmanager
-    def connected(self, planned: Plan, folder: Path) -> Iterator[Check]:
+    def connected(self, planned: Plan, workspace: Workspace) -> Iterator[Check]:
         node_checks.check_address(self._address)
-        with tune_runner.cluster(self._address, resources_of(planned.space, folder).cpus):
+        with tune_runner.cluster(self._address, resources_of(planned.space, workspace.folder).cpus):
             if self._address != "local":
-                node_checks.check_nodes(self._address, folder.parent, [trial.spec for trial in planned.trials])
+                node_checks.check_nodes(self._address, workspace.store, [trial.spec for trial in planned.trials])
             with interruptible() as check:
                 yield check
 
@@ -40,10 +42,8 @@ class RayRunner:
     ) -> None:
         probes.check_networks(planned, waiting, is_trained, check)
 
-    def allocation_of(
-        self, planned: Plan, waiting: Collection[str], folder: Path, data_cache: Path | None, check: Check
-    ) -> Allocation:
-        return probes.allocation_of(planned, waiting, folder, data_cache, check)
+    def allocation_of(self, planned: Plan, waiting: Collection[str], workspace: Workspace, check: Check) -> Allocation:
+        return probes.allocation_of(planned, waiting, workspace, check)
 
     def slots(self, resources: Resources) -> int:
         return tune_runner.slots(resources)
@@ -52,6 +52,10 @@ class RayRunner:
         tune_runner.run_jobs(dispatcher, check)
 
     def measure_all(
-        self, folders: Sequence[Path], resources: Resources, measured: Callable[[Path, str | None], None]
+        self,
+        store: Store,
+        folders: Sequence[Path],
+        resources: Resources,
+        measured: Callable[[Path, str | None], None],
     ) -> None:
-        latency_wave.measure_all(folders, resources, measured)
+        latency_wave.measure_all(store, folders, resources, measured)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.spec.search_space import Resources, SearchSpace
-from orchestrator.storage.atomic import replacing
+from orchestrator.storage.store import Store
 
 RECORD = "resources.json"
 """File in the sweep's folder: the allocation that `resources: auto` resulted in, and why."""
@@ -123,27 +123,30 @@ def saturation(busy: float | None) -> int:
     return max(1, math.ceil(_FULL / max(busy, 0.01) - 1e-9))
 
 
-def save(folder: Path, allocation: Allocation, loads: Sequence[Load] = (), gpus: Sequence[Gpu] = ()) -> None:
+def save(
+    store: Store, folder: Path, allocation: Allocation, loads: Sequence[Load] = (), gpus: Sequence[Gpu] = ()
+) -> None:
     """Write the allocation, and the measurements behind it."""
     _write(
+        store,
         folder,
         allocation,
         {"limit": limit_of(folder), "gpus": [asdict(g) for g in gpus], "loads": [asdict(x) for x in loads]},
     )
 
 
-def save_fall_back(folder: Path, allocation: Allocation) -> None:
+def save_fall_back(store: Store, folder: Path, allocation: Allocation) -> None:
     """Write the allocation after trials ran out of memory; no later run of the sweep has more trials a GPU."""
-    _write(folder, allocation, (load(folder) or {}) | {"limit": allocation.per_gpu})
+    _write(store, folder, allocation, (load(folder) or {}) | {"limit": allocation.per_gpu})
 
 
-def _write(folder: Path, allocation: Allocation, more: Mapping[str, Any]) -> None:
+def _write(store: Store, folder: Path, allocation: Allocation, more: Mapping[str, Any]) -> None:
     chosen = {
         "trials_per_gpu": allocation.per_gpu,
         "resources": allocation.resources.model_dump(),
         "why": allocation.why,
     }
-    with replacing(folder / RECORD) as temporary:
+    with store.replacing(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(dict(more) | chosen, indent=2) + "\n", encoding="utf-8")
 
 

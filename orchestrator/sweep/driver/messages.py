@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from orchestrator.spec.failures import Failure, JobOutcome
@@ -90,11 +89,6 @@ class WorkerDied:
 
 
 Message = EpochReport | RungReport | JobEnded
-
-
-def verdict_path(trial_folder: Path, rung: int) -> Path:
-    """Return the marker that ends a trial at a rung; each rung has a name that no file system has cached as absent."""
-    return trial_folder / f".stop-{rung}"
 
 
 def encode_request(request: JobRequest) -> str:

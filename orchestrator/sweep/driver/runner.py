@@ -9,6 +9,8 @@ from typing import Protocol
 
 from orchestrator.spec.search_space import Resources
 from orchestrator.spec.trial import TrialSpec
+from orchestrator.storage.store import Store
+from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.driver.allocation import Allocation
 from orchestrator.sweep.driver.dispatcher import Dispatcher
 from orchestrator.sweep.planning import Plan
@@ -23,12 +25,12 @@ Check = Callable[[], None]
 class Runner(Protocol):
     """Where the jobs of a sweep run."""
 
-    def connected(self, planned: Plan, folder: Path) -> AbstractContextManager[Check]:
+    def connected(self, planned: Plan, workspace: Workspace) -> AbstractContextManager[Check]:
         """Hold the workers' place for the block; raise SpecError where no trial can run.
 
         Args:
             planned: the plan.
-            folder: the sweep's folder on this machine.
+            workspace: the store and the sweep.
         """
 
     def check_networks(
@@ -43,9 +45,7 @@ class Runner(Protocol):
             check: called while the answer is waited for.
         """
 
-    def allocation_of(
-        self, planned: Plan, waiting: Collection[str], folder: Path, data_cache: Path | None, check: Check
-    ) -> Allocation:
+    def allocation_of(self, planned: Plan, waiting: Collection[str], workspace: Workspace, check: Check) -> Allocation:
         """Return what one trial holds: as the search space fixes it, or as ``auto`` comes to."""
 
     def slots(self, resources: Resources) -> int:
@@ -55,6 +55,10 @@ class Runner(Protocol):
         """Run the jobs of a dispatcher until all have ended; raise StoreUnavailable or what `check` raises."""
 
     def measure_all(
-        self, folders: Sequence[Path], resources: Resources, measured: Callable[[Path, str | None], None]
+        self,
+        store: Store,
+        folders: Sequence[Path],
+        resources: Resources,
+        measured: Callable[[Path, str | None], None],
     ) -> None:
         """Measure and record the latency of finished trials, one at a time; report each, with its error if any."""

@@ -12,6 +12,7 @@ from orchestrator.records.records import RESULT, DamagedRecord, read_latency, re
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.failures import store_unavailable
 from orchestrator.spec.result import TrialResult
+from orchestrator.storage.store import Store
 from orchestrator.sweep.planning import Plan, PlannedTrial, drawn_before
 from orchestrator.sweep.search.base import Exhausted
 from orchestrator.sweep.search.build import start_study
@@ -35,11 +36,13 @@ class Suggestions:
 
     Args:
         planned: the sweep's plan, with the trials drawn before; the caller runs those of them that have no record.
-        folder: the sweep's folder.
+        store: the store.
+        folder: the sweep's folder in it.
         slots: trials that run at once; hardly more are drawn ahead of their results.
     """
 
-    def __init__(self, planned: Plan, folder: Path, slots: int) -> None:
+    def __init__(self, planned: Plan, store: Store, folder: Path, slots: int) -> None:
+        self._store = store
         self._planned, self._folder, self._slots = planned, folder, slots
         self._space, self._arms = planned.space, planned.arms
         self._total = planned.total
@@ -203,14 +206,14 @@ class Suggestions:
                 self.error = problem
                 self._end()
             else:
-                note_drawn(self._folder, trial)
+                note_drawn(self._store, self._folder, trial)
                 with self._changed:
                     self._counted.add(trial.trial_id)
                     self._ready.append(trial)
                     self._changed.notify_all()
         for trial in self._ready:
             proposer.cancel(trial.trial_id)
-            forget_drawn(self._folder, trial)
+            forget_drawn(self._store, self._folder, trial)
         if proposer.impossible:
             self.notes.append(f"{proposer.impossible} suggestions could not be tried; the last: {proposer.problem}")
 

@@ -16,12 +16,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.records.bucket_sync import refresh_trial
 from orchestrator.records.records import write_latency
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.failures import Failure, JobOutcome, classify
 from orchestrator.spec.search_space import Resources
 from orchestrator.spec.trial import TrialSpec
+from orchestrator.storage.store import Store
+from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.driver.allocation import Allocation, allocate_without_gpus, shared
 from orchestrator.sweep.driver.dispatcher import Dispatcher
 from orchestrator.sweep.driver.interrupts import Interrupted, StoreUnavailable
@@ -37,7 +38,7 @@ class InlineRunner:
     """Runs jobs in this process, one at a time."""
 
     @contextmanager
-    def connected(self, planned: Plan, folder: Path) -> Iterator[Check]:
+    def connected(self, planned: Plan, workspace: Workspace) -> Iterator[Check]:
         """Make modules beside the search space importable, as workers have them; SIGTERM stops as SIGINT does."""
         if planned.space.resources != "auto":
             _device(planned.space.resources)
@@ -58,9 +59,7 @@ class InlineRunner:
         networks = untried_networks(planned, waiting, is_trained)
         raise_refused(networks, refusals([network.spec for network in networks]))
 
-    def allocation_of(
-        self, planned: Plan, waiting: Collection[str], folder: Path, data_cache: Path | None, check: Check
-    ) -> Allocation:
+    def allocation_of(self, planned: Plan, waiting: Collection[str], workspace: Workspace, check: Check) -> Allocation:
         """As the search space says; ``auto`` is a whole GPU and every core, or one core where there is no GPU.
 
         One core, not all: as many threads as elsewhere give the same numbers.
@@ -85,14 +84,18 @@ class InlineRunner:
             check()
 
     def measure_all(
-        self, folders: Sequence[Path], resources: Resources, measured: Callable[[Path, str | None], None]
+        self,
+        store: Store,
+        folders: Sequence[Path],
+        resources: Resources,
+        measured: Callable[[Path, str | None], None],
     ) -> None:
         device = _device(resources)
         for folder in folders:
             error: str | None = None
             try:
-                refresh_trial(folder)
-                write_latency(folder, measure(folder, device, max(1, int(resources.cpus))))
+                store.download(folder)
+                write_latency(store, folder, measure(folder, device, max(1, int(resources.cpus))))
             except Exception as problem:
                 if classify(problem).outcome is JobOutcome.STORE_UNAVAILABLE:
                     raise StoreUnavailable(str(problem)) from problem

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.records.bucket_sync import delete_marker, read_marker, refresh_trial, upload
-from orchestrator.records.records import RESULT, write_latency, write_result
+from orchestrator.records.records import write_latency, write_result
 from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.failures import Failure, JobOutcome, classify
 from orchestrator.spec.result import EpochRow
-from orchestrator.storage.bucket import PATIENCE, bucket_of
-from orchestrator.storage.uri import store_folder
+from orchestrator.storage.bucket import PATIENCE
+from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import TrialPaths
 from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.driver.jobs import LATENCY
 from orchestrator.sweep.driver.messages import (
@@ -26,7 +26,6 @@ from orchestrator.sweep.driver.messages import (
     Message,
     RungReport,
     WorkerContext,
-    verdict_path,
 )
 from orchestrator.sweep.stopping.policy import epochs_at
 
@@ -73,7 +72,10 @@ def _end_of(request: JobRequest, tell: Tell, device: str, on_failure: OnFailure)
     """Do the job; return how it ended."""
     context, job = request.context, request.job
     workspace = workspace_of(context, device)
-    if context.backoff_marker is not None and read_marker(workspace.folder / context.backoff_marker) is not None:
+    if (
+        context.backoff_marker is not None
+        and workspace.store.read_marker(workspace.folder / context.backoff_marker) is not None
+    ):
         return JobEnded(JobOutcome.REQUEUED)
     if job.kind != "trial":
         return JobEnded.of(_do_stage(request, workspace, tell, on_failure))
@@ -84,24 +86,18 @@ def _end_of(request: JobRequest, tell: Tell, device: str, on_failure: OnFailure)
 
 def workspace_of(context: WorkerContext, device: str) -> Workspace:
     """Return the workspace of a worker; opens the store."""
-    out = store_folder(context.store)
-    bucket = bucket_of(out)
-    if bucket is not None:
-        bucket.patience = PATIENCE
     return Workspace(
-        out=out,
+        store=Store.open(context.store, patience=PATIENCE),
         sweep=context.sweep,
         device=device,
         threads=max(1, int(context.cpus)),
         data_cache=Path(context.data_cache) if context.data_cache else None,
-        remote=bucket,
     )
 
 
 def _has_record(workspace: Workspace, trial_id: str) -> bool:
     """Return whether another worker, e.g. of an earlier driver, has recorded the trial meanwhile."""
-    path = workspace.trial_folder(trial_id) / RESULT
-    return path.exists() or (workspace.remote is not None and workspace.remote.read(path) is not None)
+    return workspace.store.read_marker(workspace.paths.trial(trial_id).result) is not None
 
 
 def _do_trial(request: JobRequest, workspace: Workspace, tell: Tell, on_failure: OnFailure) -> Failure | None:
@@ -109,8 +105,8 @@ def _do_trial(request: JobRequest, workspace: Workspace, tell: Tell, on_failure:
     from orchestrator.trial.run import execute_trial
 
     job = request.job
-    folder = workspace.trial_folder(job.key)
-    reporter = _Reporter(folder, request.rungs, tell)
+    store, paths = workspace.store, workspace.paths.trial(job.key)
+    reporter = _Reporter(store, paths, request.rungs, tell)
     reporter.delete_verdicts()
     result, failure = execute_trial(job.spec, workspace, reporter.epoch, cut=reporter.cut, arm=job.arm, point=job.point)
     if failure is not None:
@@ -121,8 +117,8 @@ def _do_trial(request: JobRequest, workspace: Workspace, tell: Tell, on_failure:
         result = result.model_copy(update={"error": failure.reason})
     if result.status == "done":
         # Upload the network first: a visible record implies a visible network.
-        upload([folder / "model.safetensors", folder / "cut.json"])
-    write_result(folder, result)
+        store.upload([paths.network, paths.cut])
+    write_result(store, paths.folder, result)
     return failure
 
 
@@ -136,10 +132,10 @@ def _do_stage(request: JobRequest, workspace: Workspace, tell: Tell, on_failure:
             from orchestrator.sweep.worker.latency import measure
 
             folder = workspace.trial_folder(job.spec.trial_id)
-            refresh_trial(folder)
-            write_latency(folder, measure(folder, workspace.device, workspace.threads))
+            workspace.store.download(folder)
+            write_latency(workspace.store, folder, measure(folder, workspace.device, workspace.threads))
         else:
-            reporter = _Reporter(workspace.trial_folder(job.spec.trial_id), (), tell)
+            reporter = _Reporter(workspace.store, workspace.paths.trial(job.spec.trial_id), (), tell)
             run_stage(job.kind, job.spec, workspace, reporter.epoch)
     except Exception as problem:
         failure = classify(problem)
@@ -181,8 +177,8 @@ def _ignore(failure: Failure) -> None:
 class _Reporter:
     """Reports epochs now and then, and at every rung, where it waits for the driver's verdict."""
 
-    def __init__(self, trial_folder: Path, rungs: tuple[float, ...], tell: Tell) -> None:
-        self._folder, self._rungs, self._tell = trial_folder, rungs, tell
+    def __init__(self, store: Store, paths: TrialPaths, rungs: tuple[float, ...], tell: Tell) -> None:
+        self._store, self._paths, self._rungs, self._tell = store, paths, rungs, tell
         self._last_report = 0.0
         self._sizes: dict[str, float] | None = None
         self._curve: list[float] = []
@@ -190,7 +186,7 @@ class _Reporter:
     def delete_verdicts(self) -> None:
         """Delete what an earlier attempt was told."""
         for rung in range(len(self._rungs)):
-            delete_marker(verdict_path(self._folder, rung))
+            self._store.delete_marker(self._paths.stop_marker(rung))
 
     def cut(self, sizes: dict[str, float]) -> None:
         """Take in the sizes after the cut; raises `Stopped` where the verdict says so."""
@@ -220,8 +216,8 @@ class _Reporter:
 
         self._last_report = time.monotonic()
         self._tell(RungReport(rung, tuple(self._curve), self._sizes or {}, epoch))
-        path = verdict_path(self._folder, rung)
-        reason = read_marker(path)
+        verdict = self._paths.stop_marker(rung)
+        reason = self._store.read_marker(verdict)
         if reason is not None:
-            delete_marker(path)
+            self._store.delete_marker(verdict)
             raise Stopped(reason, share)

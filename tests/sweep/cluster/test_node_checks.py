@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from orchestrator.records.bucket_sync import write_marker
-from orchestrator.storage.bucket import bucket_of
-from orchestrator.storage.uri import store_folder
+from orchestrator.storage.store import Store
 from orchestrator.sweep.cluster import node_checks, tune_runner
 from orchestrator.sweep.space.resolve import resolve
 
@@ -28,7 +26,7 @@ def node() -> Iterator[str]:
 
 
 def test_a_fit_node_passes_and_nothing_stays_behind(node: str, tmp_path: Path) -> None:
-    node_checks.check_nodes("auto", tmp_path, [SPEC])
+    node_checks.check_nodes("auto", Store(tmp_path), [SPEC])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -43,30 +41,31 @@ def test_a_node_that_sees_another_folder_is_named(node: str, tmp_path: Path, mon
             return int((elsewhere / self.name).write_text(*words, **more))
 
     with pytest.raises(node_checks.UnfitNode) as refused:
-        node_checks.check_nodes("auto", Elsewhere(tmp_path), [SPEC])
+        node_checks.check_nodes("auto", Store(Elsewhere(tmp_path)), [SPEC])
     assert str(refused.value).startswith(f"--address auto: {node} does not share --out {str(tmp_path)!r}")
 
 
 def test_a_store_that_is_no_folder_is_refused(node: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(node_checks.UnfitNode, match="--out: Not a directory"):
-        node_checks.check_nodes("auto", tmp_path / "file", [SPEC])
+        node_checks.check_nodes("auto", Store(tmp_path / "file"), [SPEC])
 
 
 def test_a_node_that_cannot_use_the_bucket_is_named(node: str, bucket_uri: str) -> None:
     """Ray was started before the environment named the server and the keys."""
     with pytest.raises(node_checks.UnfitNode) as refused:
-        node_checks.check_nodes("auto", store_folder(bucket_uri), [SPEC])
+        node_checks.check_nodes("auto", Store.open(bucket_uri), [SPEC])
     assert str(refused.value).startswith(f"--address auto: {node} cannot use --out: s3://")
-    bucket = bucket_of(store_folder(bucket_uri))
-    assert bucket is not None
-    assert bucket.listing(store_folder(bucket_uri)) == {}
+    store = Store.open(bucket_uri)
+    assert store.bucket is not None
+    assert store.bucket.list_objects(store.folder) == {}
 
 
 def test_a_node_that_can_use_the_bucket_sees_what_the_driver_wrote(bucket_uri: str) -> None:
-    mark = store_folder(bucket_uri) / ".preflight-0a1b"
+    store = Store.open(bucket_uri)
+    mark = store.folder / ".preflight-0a1b"
     assert "what the driver wrote is not there" in str(node_checks._unreached(f"{bucket_uri}/.preflight-0a1b", "token"))
-    write_marker(mark, "token")
+    store.write_marker(mark, "token")
     assert node_checks._unreached(f"{bucket_uri}/.preflight-0a1b", "token") is None
 
 

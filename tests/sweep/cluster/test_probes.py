@@ -17,6 +17,8 @@ import torch
 
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.search_space import SearchSpace
+from orchestrator.storage.store import Store
+from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.cluster import probes
 from orchestrator.sweep.planning import Plan, plan
 from orchestrator.sweep.worker.network_check import UnfitModel
@@ -85,14 +87,16 @@ def test_an_interrupt_is_heard_while_the_answer_is_waited_for() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_auto_trusts_no_gpu_that_pytorch_does_not_see(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="resources: 'auto' finds GPUs that Ray offers and PyTorch does not see"):
-        probes.allocation_of(planned(resources="auto"), set(), tmp_path, None, lambda: None)
+        probes.allocation_of(
+            planned(resources="auto"), set(), Workspace(Store(tmp_path.parent), tmp_path.name), lambda: None
+        )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_auto_measures_on_a_gpu(tmp_path: Path) -> None:
     this = planned(resources="auto", axes={"method": ["l1_norm", "network_slimming"]})
     waiting = {trial.trial_id for trial in this.trials}
-    allocation = probes.allocation_of(this, waiting, tmp_path, None, lambda: None)
+    allocation = probes.allocation_of(this, waiting, Workspace(Store(tmp_path.parent), tmp_path.name), lambda: None)
     record = json.loads((tmp_path / "resources.json").read_text())
     assert allocation.per_gpu == record["trials_per_gpu"] >= 1
     assert allocation.resources.gpus == pytest.approx(1 / allocation.per_gpu, abs=1e-4)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.spec.search_space import Resources, SearchSpace
+from orchestrator.storage.store import Store
 from orchestrator.sweep.driver.allocation import (
     Allocation,
     Gpu,
@@ -66,13 +67,13 @@ def test_a_trial_larger_than_the_gpu_still_runs_alone() -> None:
 def test_an_earlier_run_that_fell_back_is_a_limit(tmp_path: Path) -> None:
     assert limit_of(tmp_path) is None
     loads = [Load("a", GIB, 0.1)]
-    save(tmp_path, allocate(loads, [GPU]), loads, [GPU])
+    save(Store(tmp_path), tmp_path, allocate(loads, [GPU]), loads, [GPU])
     assert limit_of(tmp_path) is None
-    save_fall_back(tmp_path, allocate(loads, [GPU]).halved())
+    save_fall_back(Store(tmp_path), tmp_path, allocate(loads, [GPU]).halved())
     assert limit_of(tmp_path) == 4
     again = allocate(loads, [GPU], limit_of(tmp_path))
     assert again.per_gpu == 4
-    save(tmp_path, again, loads, [GPU])
+    save(Store(tmp_path), tmp_path, again, loads, [GPU])
     assert limit_of(tmp_path) == 4
     record = load(tmp_path)
     assert record is not None
@@ -109,7 +110,7 @@ def test_fixed_resources_are_never_halved_and_named_in_the_reason() -> None:
 def test_resources_of_a_sweep_are_as_said_as_measured_or_one_core(tmp_path: Path) -> None:
     assert resources_of(SearchSpace.parse({"name": "s", "resources": {"cpus": 3}}), tmp_path) == Resources(cpus=3)
     assert resources_of(SPACE, tmp_path) == allocate_without_gpus().resources == Resources(cpus=1, gpus=0)
-    save(tmp_path, allocate([Load("a", GIB, 0.4)], [GPU]))
+    save(Store(tmp_path), tmp_path, allocate([Load("a", GIB, 0.4)], [GPU]))
     assert resources_of(SPACE, tmp_path) == Resources(cpus=2, gpus=0.3333)
     (tmp_path / "resources.json").write_text('{"resources": {"cp')
     assert resources_of(SPACE, tmp_path) == Resources(cpus=1, gpus=0)

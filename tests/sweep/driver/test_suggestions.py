@@ -12,6 +12,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from orchestrator.records.records import Latency, recorded_ids, write_latency, write_result
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace
+from orchestrator.storage.store import Store
 from orchestrator.sweep.driver import suggestions as suggestions_module
 from orchestrator.sweep.driver.suggestions import JOURNAL, Suggestions
 from orchestrator.sweep.planning import Plan, plan
@@ -37,7 +38,7 @@ def finish(folder: Path, trial: PlannedTrial, status: Any = "done") -> TrialResu
         metrics={"val_accuracy": 1 - abs(trial.point.get("target.sparsity", 0.5) - 0.6)},
         ended=f"2024-01-01T00:00:{len(recorded_ids(folder)):02d}+00:00",
     )
-    write_result(folder / "trials" / trial.trial_id, result)
+    write_result(Store(folder), folder / "trials" / trial.trial_id, result)
     (folder / "trials" / trial.trial_id / "cut.json").touch()
     return result
 
@@ -45,7 +46,7 @@ def finish(folder: Path, trial: PlannedTrial, status: Any = "done") -> TrialResu
 def run(this: SearchSpace, folder: Path, most: int = 1000, slots: int = 2) -> tuple[list[PlannedTrial], Suggestions]:
     """Take and finish trials until nothing more comes, or as many as `most` were taken."""
     folder.mkdir(exist_ok=True)
-    suggestions = Suggestions(plan(this, folder), folder, slots)
+    suggestions = Suggestions(plan(this, folder), Store(folder), folder, slots)
     ran: list[PlannedTrial] = []
     deadline = time.monotonic() + 60
     while not suggestions.finished and len(ran) < most:
@@ -75,7 +76,7 @@ def test_as_many_are_recorded_as_were_asked_for(search: str, tmp_path: Path) -> 
 
 
 def test_no_more_are_given_out_than_there_are_slots_and_one(tmp_path: Path) -> None:
-    suggestions = Suggestions(plan(space(), tmp_path), tmp_path, 2)
+    suggestions = Suggestions(plan(space(), tmp_path), Store(tmp_path), tmp_path, 2)
     first, second, waiting = (suggestions.take(20.0) for _ in range(3))
     assert first is not None
     assert second is not None
@@ -89,14 +90,14 @@ def test_no_more_are_given_out_than_there_are_slots_and_one(tmp_path: Path) -> N
 
 def test_a_killed_sweep_goes_on_with_what_was_under_way_and_repeats_nothing(tmp_path: Path) -> None:
     before, _ = run(space(), tmp_path, most=3)
-    killed = Suggestions(plan(space(), tmp_path), tmp_path, 2)
+    killed = Suggestions(plan(space(), tmp_path), Store(tmp_path), tmp_path, 2)
     lost = killed.take(20.0)  # never ends: its driver is gone
     assert lost is not None
     killed.close()
     planned = plan(space(), tmp_path)
     assert planned.trials[3:] == (lost,)
     assert planned.to_draw == 2
-    suggestions = Suggestions(planned, tmp_path, 2)
+    suggestions = Suggestions(planned, Store(tmp_path), tmp_path, 2)
     suggestions.ended(finish(tmp_path, lost))
     suggestions.close()
     after, _ = run(space(), tmp_path)
@@ -109,7 +110,7 @@ def test_a_killed_sweep_goes_on_with_what_was_under_way_and_repeats_nothing(tmp_
 def test_a_record_that_another_worker_still_writes_counts(tmp_path: Path) -> None:
     this = space()
     stranger = plan(this).arms[0].trial({"target.sparsity": 0.123})
-    suggestions = Suggestions(plan(this, tmp_path), tmp_path, 2)
+    suggestions = Suggestions(plan(this, tmp_path), Store(tmp_path), tmp_path, 2)
     finish(tmp_path, stranger)
     ran = []
     while not suggestions.finished:
@@ -141,7 +142,7 @@ def test_failed_trials_that_run_again_are_told_when_they_end(tmp_path: Path) -> 
     before, _ = run(this, tmp_path)
     planned = plan(this, tmp_path)
     (tmp_path / "trials" / before[0].trial_id / "result.json").unlink()
-    suggestions = Suggestions(planned, tmp_path, 2)
+    suggestions = Suggestions(planned, Store(tmp_path), tmp_path, 2)
     assert suggestions.finished
     suggestions.ended(finish(tmp_path, before[0]))
     suggestions.close()
@@ -150,18 +151,18 @@ def test_failed_trials_that_run_again_are_told_when_they_end(tmp_path: Path) -> 
 
 def test_a_trial_is_told_when_its_latency_is_there(tmp_path: Path) -> None:
     this = space(3, objectives={"accuracy": "max", "latency_ms": "min"})
-    suggestions = Suggestions(plan(this, tmp_path), tmp_path, 1)
+    suggestions = Suggestions(plan(this, tmp_path), Store(tmp_path), tmp_path, 1)
     trial, other = suggestions.take(20.0), suggestions.take(20.0)
     assert trial is not None
     assert other is not None
     result = finish(tmp_path, trial)
     assert not suggestions.ended(result)
     assert suggestions.take(0.2) is None  # this one is not told yet
-    write_latency(tmp_path / "trials" / trial.trial_id, Latency(latency_ms=1.5, latency_ms_std=0.1))
+    write_latency(Store(tmp_path), tmp_path / "trials" / trial.trial_id, Latency(latency_ms=1.5, latency_ms_std=0.1))
     assert suggestions.ended(result)
     assert not suggestions.ended(finish(tmp_path, other))
     suggestions.close()
-    resumed = Suggestions(plan(this, tmp_path), tmp_path, 1)
+    resumed = Suggestions(plan(this, tmp_path), Store(tmp_path), tmp_path, 1)
     assert [trial.trial_id for trial in resumed.unmeasured] == [other.trial_id]
     resumed.lost(other.trial_id)
     resumed.close()
@@ -172,11 +173,11 @@ def test_a_trial_is_told_when_its_latency_is_there(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_heard_of_by_the_one_who_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def note(folder: Path, trial: PlannedTrial) -> None:
+    def note(store: Store, folder: Path, trial: PlannedTrial) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(suggestions_module, "note_drawn", note)
-    suggestions = Suggestions(plan(space(), tmp_path), tmp_path, 2)
+    suggestions = Suggestions(plan(space(), tmp_path), Store(tmp_path), tmp_path, 2)
     for _ in range(2):
         with pytest.raises(OSError, match="No space left"):
             suggestions.take(20.0)
@@ -186,7 +187,7 @@ def test_a_full_disk_is_heard_of_by_the_one_who_waits(tmp_path: Path, monkeypatc
 
 def test_an_impossible_space_ends_with_its_error(tmp_path: Path) -> None:
     suggestions = Suggestions(
-        Plan(space(arms=["magnitude"]), expand_arms(space(arms=["magnitude"])), (), 0, 6), tmp_path, 1
+        Plan(space(arms=["magnitude"]), expand_arms(space(arms=["magnitude"])), (), 0, 6), Store(tmp_path), tmp_path, 1
     )
     assert suggestions.take(20.0) is None
     assert suggestions.finished

@@ -33,7 +33,8 @@ from orchestrator.sweep.driver.outcome import SweepOutcome
 from orchestrator.sweep.driver.record_store import SweepRecordStore
 from orchestrator.sweep.driver.runner import INLINE, Check, Runner
 from orchestrator.sweep.driver.suggestions import Suggestions
-from orchestrator.sweep.planning import ADAPTIVE, plan
+from orchestrator.sweep.planning import plan
+from orchestrator.sweep.search.build import is_adaptive
 from orchestrator.sweep.stopping.policy import StoppingPolicy
 
 
@@ -182,7 +183,7 @@ class _Driver:
             sweep=self._workspace.sweep,
             data_cache=None if data_cache is None else str(data_cache),
         )
-        if planned.space.search.name in ADAPTIVE:
+        if is_adaptive(planned.space.search):
             suggestions = Suggestions(planned, self._workspace.store, self._folder, self._state.slots)
             jobs = [*jobs, *map(latency_job, suggestions.unmeasured)]
         try:
@@ -217,7 +218,7 @@ class _Driver:
         policy = StoppingPolicy(planned.space)
         for trial in planned.trials:
             with suppress(FileNotFoundError, DamagedRecord):
-                policy.recall([read_result(self._workspace.paths.trial(trial.trial_id).result)])
+                policy.replay([read_result(self._workspace.paths.trial(trial.trial_id).result)])
         return policy
 
     def _measure(self, check: Check) -> None:

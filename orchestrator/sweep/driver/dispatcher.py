@@ -192,7 +192,7 @@ class Dispatcher:
             return
         reason = self._policy.decide(Progress(job.key, report.rung, report.curve, report.sizes))
         if reason is not None:
-            self._store.write_verdict(job.key, report.rung, f"{self._policy.rule.name}: {reason}")
+            self._store.write_verdict(job.key, report.rung, f"{self._policy.name}: {reason}")
         judged.add(report.rung)
 
     def _conclude(self, request: JobRequest, end: JobEnded | WorkerDied) -> None:

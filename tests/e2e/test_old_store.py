@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from orchestrator.storage.store import Store
 from orchestrator.storage.workspace import Workspace
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "store_0.1.0"
@@ -221,7 +222,7 @@ def test_its_stages_are_read_when_a_trial_runs_again(
     again = {row["arm"]: row for row in expected["old_grid"]["rows"] if row["status"] == "done"}
     assert set(again) == {"l1_norm", "taylor", "weights", "mask_convnet"}
     shutil.copytree(store / "runs" / "cache", tmp_path / "runs" / "cache")
-    workspace = Workspace(tmp_path / "runs", "old_grid", data_cache=tmp_path / "data")
+    workspace = Workspace(Store(tmp_path / "runs"), "old_grid", data_cache=tmp_path / "data")
     reused = set()
     for row in again.values():
         record = store / "runs" / "old_grid" / "trials" / row["trial_id"] / "result.json"

@@ -150,7 +150,7 @@ class MethodSuite:
         dense, kept = count_macs(decided.model, EXAMPLE), count_macs(decided.pruned, EXAMPLE)
         assert 1 - kept / dense == pytest.approx(decided.selection.achieved)
         assert decided.selection.within == (abs(1 - kept / dense - SPARSITY) <= 0.01)
-        # Tiny networks have filters that are worth more than 1 %: as near as one allows.
+        # A filter of a tiny network may be more than 1 % of its MACs: as near as one filter allows.
         full = {group.name: group.size for group in decided.task.groups}
         filter_share = max(1 - decided.task.costs.macs({**full, name: n - 1}) / dense for name, n in full.items())
         assert abs(1 - kept / dense - SPARSITY) <= max(0.01, filter_share)

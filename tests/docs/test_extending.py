@@ -63,7 +63,7 @@ def test_the_method_is_listed_and_prunes(package: Path) -> None:
     (entry,) = (entry for entry in json.loads(listed.stdout) if entry["name"] == "l2_norm")
     assert entry == {
         "name": "l2_norm",
-        "what": "Filters with the smallest l2 norm go first.",
+        "what": "Filters with the smallest l2 norm are removed first.",
         "family": "l2_norm",
         "removes": "channels",
         "paper": "your source",

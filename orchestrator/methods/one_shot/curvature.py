@@ -57,7 +57,7 @@ def some_images(task: PruneTask, images: int) -> Batches:
         start += len(targets)
         index = rows.to(targets.device)
         pending.append((inputs.index_select(0, index), targets.index_select(0, index)))
-        # Batches of the training's size: the few images drawn from one batch would waste the device.
+        # Collected to the training's batch size: a batch of the few drawn images would waste the device.
         if sum(len(labels) for _, labels in pending) >= len(targets):
             yield _joined(pending)
             pending = []

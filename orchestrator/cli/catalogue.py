@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.data import DATA
 from orchestrator.methods import METHODS
-from orchestrator.metrics.table import EXTRA_METRICS, extra_metric
+from orchestrator.metrics.table import EXTRA_METRICS
 from orchestrator.models import MODELS
 from orchestrator.plugins import Description, Registry, UnknownName
 from orchestrator.retrain import SCHEDULES
@@ -36,10 +36,9 @@ _PAPERS = {
 def catalogue(kind: str) -> list[dict[str, Any]]:
     """Return one entry per name; ``kind`` is one of `KINDS`."""
     if kind == "metrics":
-        return [
-            {"name": row.name, "what": row.doc}
-            for row in (*METRICS.values(), *map(extra_metric, EXTRA_METRICS.names()))
-        ]
+        extra = [_describe(EXTRA_METRICS, name) for name in EXTRA_METRICS.names()]
+        rows = [(row.name, row.doc) for row in METRICS.values()] + [(e.name, e.summary) for e in extra]
+        return [{"name": name, "what": what} for name, what in rows]
     if kind == "searches":
         return [*map(_search, SEARCHES.names()), *map(_stopper, STOPPERS.names())]
     if kind == "plans":
@@ -59,7 +58,7 @@ def _describe(registry: Registry, name: str) -> Description:
 
 
 def _search(name: str) -> dict[str, Any]:
-    description = SEARCHES.describe(name)
+    description = _describe(SEARCHES, name)
     parameters = _parameters(description)
     adaptive = description.attributes.get("adaptive", False)
     if adaptive:
@@ -70,13 +69,13 @@ def _search(name: str) -> dict[str, Any]:
 
 def _stopper(name: str) -> dict[str, Any]:
     """Stoppers are listed among the searches: they too decide which trials run to their end."""
-    description = STOPPERS.describe(name)
+    description = _describe(STOPPERS, name)
     return {"name": name, "kind": "stopper", "what": description.summary, "parameters": _parameters(description)}
 
 
 def _from_paper(paper: str) -> str:
-    described = (_describe(METHODS, name) for name in METHODS.names())
-    return ", ".join(d.name for d in described if d.attributes.get("paper", "").startswith(paper))
+    descriptions = (_describe(METHODS, name) for name in METHODS.names())
+    return ", ".join(d.name for d in descriptions if d.attributes.get("paper", "").startswith(paper))
 
 
 def _plan(name: str) -> dict[str, Any]:

@@ -52,13 +52,13 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed; remove nothing.")] = False,
 ) -> None:
     """Remove stage outputs that no sweep of the store needs, and leftovers of killed processes."""
-    from orchestrator.sweep.maintenance.garbage import clean, told
+    from orchestrator.sweep.maintenance.garbage import clean, summary_lines
 
     if out.bucket is None and not out.folder.is_dir():
         fail(f"no store at {out.address!r}")
     with errors():
         removed = clean(out, dry_run=dry_run)
-    for line in told(out, removed, dry_run=dry_run):
+    for line in summary_lines(out, removed, dry_run=dry_run):
         OUT.print(line, soft_wrap=True, markup=False)
 
 

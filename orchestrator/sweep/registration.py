@@ -1,4 +1,4 @@
-"""The networks on a sweep's front as versions in MLflow's model registry: exported, checked, then registered."""
+"""Register the networks on a sweep's Pareto front in MLflow's model registry: exported and checked first."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from orchestrator.storage.store import Store
 from orchestrator.storage.sweep_paths import SweepPaths, TrialPaths
 
 MOST = 10
-"""Networks of one sweep; a longer front is represented by networks spread evenly over it."""
+"""Networks registered of one sweep at most; of a longer front, networks spread evenly over it."""
 
 _SHOWN = ("accuracy", "val_accuracy", "dense_accuracy", "macs", "params")
 
 
 @dataclass
 class Registration:
-    """What was done."""
+    """What was registered."""
 
     name: str
-    """Of the registered model."""
+    """Name of the registered model."""
     registered: list[Registered] = field(default_factory=list)
     """The network of the highest validation accuracy first."""
     left_out: list[str] = field(default_factory=list)
     """A line for each network that cannot be exported."""
     front: int = 0
-    """Trials on the front, registered or not."""
+    """Number of trials on the front, registered or not."""
 
 
 def register(store: Store, folder: Path) -> Registration:

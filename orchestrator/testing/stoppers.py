@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -22,21 +23,26 @@ SIZES = {"params": 1000.0, "macs": 5000.0, "mac_sparsity": 0.5, "param_sparsity"
 SPEC = resolve(BASE)
 
 
+def curve(accuracy: float) -> list[float]:
+    """Validation accuracies that rise to one along a straight line."""
+    return [accuracy * (epoch + 1) / EPOCHS for epoch in range(EPOCHS)]
+
+
 def record(trial_id: str, accuracy: float) -> TrialResult:
-    """A trial that rose to an accuracy along a straight line."""
+    """The record of a trial that was not stopped."""
     rows = [
         EpochRow(
-            stage="retrain",
-            epoch=epoch,
-            lr=0.1,
-            train_loss=1.0,
-            train_accuracy=accuracy,
-            val_accuracy=accuracy * (epoch + 1) / EPOCHS,
-            seconds=1.0,
+            stage="retrain", epoch=i, lr=0.1, train_loss=1.0, train_accuracy=value, val_accuracy=value, seconds=1.0
         )
-        for epoch in range(EPOCHS)
+        for i, value in enumerate(curve(accuracy))
     ]
     return TrialResult(trial_id=trial_id, spec=SPEC, status="done", epochs=rows, metrics=dict(SIZES))
+
+
+def reports(policy: StoppingPolicy, trial_id: str, accuracy: float) -> list[Progress]:
+    """What such a trial reports, rung by rung."""
+    lengths = [math.ceil(share * EPOCHS) for share in policy.rungs]
+    return [Progress(trial_id, rung, curve(accuracy)[:length], SIZES) for rung, length in enumerate(lengths)]
 
 
 class StopperSuite:
@@ -60,12 +66,6 @@ class StopperSuite:
         stopper = {"name": stopper_name, **self.parameters}
         return SearchSpace.parse({"name": "s", "base": BASE, "stopper": stopper, **self.sections})
 
-    def reports(self, policy: StoppingPolicy, trial_id: str, accuracy: float) -> list[Progress]:
-        """What a trial that is never stopped reports, rung by rung."""
-        rising = StoppingPolicy(policy.space)
-        rising.replay([record(trial_id, accuracy)])
-        return [reports[trial_id] for reports in rising.reports]
-
     def test_rungs_are_rising_shares(self, space: SearchSpace) -> None:
         shares = rule_of(space).shares()
         assert shares
@@ -74,36 +74,36 @@ class StopperSuite:
 
     def test_the_first_trial_goes_on(self, space: SearchSpace) -> None:
         policy = StoppingPolicy(space)
-        for report in self.reports(policy, "first", 0.5):
+        for report in reports(policy, "first", 0.5):
             assert policy.decide(report) is None
 
     def test_the_best_trial_is_never_stopped(self, space: SearchSpace) -> None:
         policy = StoppingPolicy(space)
         policy.replay(record(f"t{i}", 0.1 + 0.05 * i) for i in range(12))
-        for report in self.reports(policy, "best", 0.95):
+        for report in reports(policy, "best", 0.95):
             assert policy.decide(report) is None
 
     def test_a_verdict_is_a_reason(self, space: SearchSpace) -> None:
         policy = StoppingPolicy(space)
         policy.replay(record(f"t{i}", 0.5 + 0.03 * i) for i in range(12))
-        for report in self.reports(policy, "worst", 0.01):
+        for report in reports(policy, "worst", 0.01):
             reason = policy.decide(report)
             assert reason is None or (reason and "\n" not in reason)
 
     def test_a_report_that_comes_twice_changes_nothing(self, space: SearchSpace) -> None:
         policy = StoppingPolicy(space)
         policy.replay(record(f"t{i}", 0.3 + 0.04 * i) for i in range(8))
-        for report in self.reports(policy, "twice", 0.45):
+        for report in reports(policy, "twice", 0.45):
             assert policy.decide(report) == policy.decide(report)
 
     def test_replayed_records_count_as_what_was_reported(self, space: SearchSpace) -> None:
         accuracies = {f"t{i}": 0.3 + 0.05 * ((5 * i) % 8) for i in range(8)}
         live, resumed = StoppingPolicy(space), StoppingPolicy(space)
         for trial_id, accuracy in accuracies.items():
-            for report in self.reports(live, trial_id, accuracy):
+            for report in reports(live, trial_id, accuracy):
                 live.decide(report)
         resumed.replay(record(trial_id, accuracy) for trial_id, accuracy in accuracies.items())
-        for report in self.reports(live, "new", 0.4):
+        for report in reports(live, "new", 0.4):
             assert live.decide(report) == resumed.decide(report)
 
     def test_an_unknown_parameter_is_refused_with_its_path(self, stopper_name: str, space: SearchSpace) -> None:

@@ -1,4 +1,4 @@
-"""What no sweep of a store in a bucket needs any more, by one listing of the store."""
+"""Find the objects of a store in a bucket that no sweep needs any more, by one listing of the store."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _DRAFT = re.compile(r"cache/[a-z_]+/\.[0-9a-f]{12}-checkpoint|([^/]+/){0,2}\.(pr
 _LEASE = re.compile(r"cache/[a-z_]+/\.[0-9a-f]{12}\.lease")
 
 
-def left_in_bucket(
+def unneeded_objects(
     bucket: Bucket, out: Path, needed: Collection[tuple[str, str]] | None, *, idle: bool, seconds: float
 ) -> Iterator[tuple[Path, str, int]]:
-    """Path in the mirror, what it is (``orphaned <stage>``, ``draft`` or ``lock``) and bytes.
+    """Yield path in the mirror, what it is (``orphaned <stage>``, ``draft`` or ``lock``) and bytes.
 
     Args:
         bucket: of the store.
@@ -28,8 +28,8 @@ def left_in_bucket(
         seconds: a draft or a lease that was not written for so long has no holder.
     """
     now: float | None = None
-    for name, stored in sorted(_entries(bucket.list_objects(out)).items()):
-        size = sum(one.size for one in stored)
+    for name, objects in sorted(_entries(bucket.list_objects(out)).items()):
+        size = sum(object_info.size for object_info in objects)
         output = _OUTPUT.fullmatch(name)
         if output is not None:
             stage, key = output.groups()
@@ -37,15 +37,15 @@ def left_in_bucket(
                 yield out / name, f"orphaned {stage.replace('_', ' ')}", size
         elif idle:
             now = bucket.now(out / "cache") if now is None else now
-            if now - max(one.modified for one in stored) > seconds:
+            if now - max(object_info.modified for object_info in objects) > seconds:
                 yield out / name, "lock" if _LEASE.fullmatch(name) else "draft", size
 
 
 def _entries(listing: dict[str, ObjectInfo]) -> dict[str, list[ObjectInfo]]:
-    """Objects by the stage output, checkpoint, lease or draft that they are part of; all others are left out."""
-    found: dict[str, list[ObjectInfo]] = defaultdict(list)
-    for name, stored in listing.items():
+    """Group objects by the stage output, checkpoint, lease or draft that they belong to; all others are left out."""
+    entries: dict[str, list[ObjectInfo]] = defaultdict(list)
+    for name, object_info in listing.items():
         for path in (name, name.rpartition("/")[0]):
             if any(kind.fullmatch(path) for kind in (_OUTPUT, _DRAFT, _LEASE)):
-                found[path].append(stored)
-    return found
+                entries[path].append(object_info)
+    return entries

@@ -1,4 +1,4 @@
-"""What no sweep of a store needs any more: stage outputs of no trial, and what killed processes left behind."""
+"""Remove what no sweep of a store needs: stage outputs of no trial, and files of killed processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orchestrator.storage.atomic import remove_folder
 from orchestrator.storage.driver_lock import SweepLocked, exclude_driver
 from orchestrator.storage.locks import LockUnavailable, acquire_lock
 from orchestrator.storage.store import Store
-from orchestrator.sweep.maintenance.bucket_garbage import left_in_bucket
+from orchestrator.sweep.maintenance.bucket_garbage import unneeded_objects
 from orchestrator.sweep.planning import plan, stages_of
 
 _KEY = re.compile(r"[0-9a-f]{12}")
@@ -28,36 +28,36 @@ _DRAFT = re.compile(
     r"\..+\.tmp|\..+\.claim|\.(model\.safetensors|cut\.json)\.\w+|\.searchspace\.yaml\.\d+|\.preflight-[0-9a-f-]+"
 )
 _DRAFT_SECONDS = 600.0
-"""A worker may outlive its driver and still be writing; a draft that was not touched for so long has no writer."""
+"""Age from which a draft has no writer: a worker may outlive its driver and still be writing."""
 
 
 @dataclass(frozen=True)
 class Removal:
-    """One thing that was removed, or would be."""
+    """A file or folder that was removed, or would be."""
 
     path: Path
     what: str
     """``orphaned <stage>``, ``draft`` or ``lock``."""
     bytes: int
     in_bucket: bool = False
-    """Rather than in the folder, or the mirror, of this machine."""
+    """It lies in the bucket; else in the folder, or the mirror, of this machine."""
 
 
 @dataclass
 class Cleaning:
-    """What was done, and why not more."""
+    """What was removed, and what was kept."""
 
     removed: list[Removal] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
-    """Lines that say what was left alone, and why."""
+    """Lines that say what was kept, and why."""
 
 
 def clean(store: Store, *, dry_run: bool = False) -> Cleaning:
-    """Remove what no sweep needs. Sweeps that are running are never touched; others cannot start meanwhile.
+    """Remove what no sweep needs. Running sweeps are never touched; no other can start meanwhile.
 
     A stage output is needed if a recorded trial came from it, or a planned one will: of every search space in the
-    store, those beside ``searchspace.yaml`` from earlier runs included. Where that cannot be told of one sweep, every
-    stage output stays. Of a store in a bucket, the bucket and this machine's mirror are cleaned.
+    store, those beside ``searchspace.yaml`` from earlier runs included. Where one sweep cannot be read, every stage
+    output stays. Of a store in a bucket, the bucket and this machine's mirror are cleaned.
     """
     done = Cleaning()
     out, bucket = store.folder, store.bucket
@@ -74,36 +74,36 @@ def clean(store: Store, *, dry_run: bool = False) -> Cleaning:
             except SweepLocked as busy:
                 done.kept.append(f"{busy}; its folder, and all drafts and locks of the cache, stay")
         needed = _needed(sweeps, done.kept)
-        found: list[Removal] = []
+        garbage: list[Removal] = []
         if needed is not None:
-            found += _orphans(store.cache, needed)
+            garbage += _orphans(store.cache, needed)
         if len(idle) == len(sweeps):
-            found += _left_in_cache(store.cache)
-            found += _drafts(out.glob(".preflight-*"))
+            garbage += _left_in_cache(store.cache)
+            garbage += _drafts(out.glob(".preflight-*"))
         if bucket is not None:
-            left = left_in_bucket(bucket, out, needed, idle=len(idle) == len(sweeps), seconds=_DRAFT_SECONDS)
-            found += [Removal(path, what, size, in_bucket=True) for path, what, size in left]
+            objects = unneeded_objects(bucket, out, needed, idle=len(idle) == len(sweeps), seconds=_DRAFT_SECONDS)
+            garbage += [Removal(path, what, size, in_bucket=True) for path, what, size in objects]
         for folder in idle:
-            found += _drafts(path for path in _below(folder) if path.is_file())
-        done.removed = [removal for removal in found if dry_run or _remove(store, removal)]
+            garbage += _drafts(path for path in _below(folder) if path.is_file())
+        done.removed = [removal for removal in garbage if dry_run or _remove(store, removal)]
     return done
 
 
-def told(store: Store, done: Cleaning, *, dry_run: bool) -> list[str]:
-    """What was done, in lines: every stage output and draft by its path, locks by their number, the sum at the end."""
+def summary_lines(store: Store, done: Cleaning, *, dry_run: bool) -> list[str]:
+    """Return what was done in lines: stage outputs and drafts by path, the number of locks, the sum of bytes."""
     verb = "would remove" if dry_run else "removed"
     lines = [f"kept: {line}" for line in done.kept]
     shown = [removal for removal in done.removed if removal.what != "lock"]
     for removal in shown:
-        place = store.address_of(removal.path) if removal.in_bucket else removal.path
-        lines.append(f"{verb} {removal.what} {place} ({removal.bytes:,} bytes)")
+        address = store.address_of(removal.path) if removal.in_bucket else removal.path
+        lines.append(f"{verb} {removal.what} {address} ({removal.bytes:,} bytes)")
     total = sum(removal.bytes for removal in done.removed)
     locks = len(done.removed) - len(shown)
     return [*lines, f"{verb} {len(shown)} entries and {locks} locks, {total:,} bytes"]
 
 
 def _needed(sweeps: Iterable[Path], kept: list[str]) -> set[tuple[str, str]] | None:
-    """Stages (name and key) of every trial that is recorded or planned; None where that cannot be told."""
+    """Return the stages (name and key) of every trial that is recorded or planned; None where one is not known."""
     needed: set[tuple[str, str]] = set()
     known = True
     for folder in sweeps:
@@ -145,7 +145,7 @@ def _drafts(paths: Iterable[Path]) -> Iterator[Removal]:
 
 
 def _remove(store: Store, removal: Removal) -> bool:
-    """False where somebody came first, or holds what looked abandoned."""
+    """Remove it; return False where another process removed it first, or holds its lock."""
     path = removal.path
     if removal.in_bucket:
         if store.bucket is not None:

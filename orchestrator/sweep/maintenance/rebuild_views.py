@@ -1,4 +1,4 @@
-"""The views of a sweep, made again from its records: after MLflow was away, or when a view was lost."""
+"""Rebuild the views of a sweep from its records, after MLflow was away or a view was lost."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from orchestrator.sweep.planning import plan
 
 @dataclass(frozen=True)
 class Synced:
-    """What the views show now."""
+    """What the views show after a rebuild."""
 
     trials: int
     discarded: int
-    """Runs of trials that have no record any more."""
+    """Number of runs of trials that have no record any more."""
     uri: str
     """Of MLflow, without secrets."""
     warnings: list[str]
-    """A line for each view that is not complete."""
+    """A line for each incomplete view."""
 
 
 def sync(store: Store, folder: Path) -> Synced:
-    """Bring Parquet and MLflow to what the records of a sweep say; doing it again changes nothing.
+    """Update Parquet and MLflow from the records of a sweep; doing it again changes nothing.
 
     Raises:
         SweepLocked: the sweep is running; its driver keeps the views.

@@ -1,4 +1,4 @@
-"""How far a sweep is, from its folder alone: readable from anywhere while it runs."""
+"""Read the status of a sweep from its folder alone, while it runs or afterwards."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from orchestrator.sweep.planning import plan
 
 
 def state_of(store: Store, folder: Path) -> dict[str, Any]:
-    """Counts of planned trials by state, the best finished one, and the time left (None where it cannot be told)."""
+    """Return the counts of planned trials by state, the best finished one, and the time left (None: not known)."""
     space = SearchSpace.load(SweepPaths(folder).searchspace)
     planned = plan(space, folder)
-    wanted = {trial.trial_id for trial in planned.trials}
+    planned_ids = {trial.trial_id for trial in planned.trials}
     metric, direction = next(iter(space.objectives.items()))
     ended = failed = 0
     lengths: list[float] = []
     best: tuple[float, Ending] | None = None
-    # One at a time: ten thousand of them kept would cost more than reading them.
+    # One at a time: keeping ten thousand of them would cost more than reading them.
     for ending in read_endings(folder):
-        if ending.trial_id not in wanted:
+        if ending.trial_id not in planned_ids:
             continue
         ended += 1
         failed += ending.status in FAILED_STATUSES

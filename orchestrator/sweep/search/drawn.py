@@ -1,4 +1,4 @@
-"""Trials that a search has drawn and that have not ended: a killed sweep takes them up again before it draws more."""
+"""Records of the trials that a search has drawn: a killed sweep runs those that have not ended before it draws more."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial
 
 
 def note_drawn(store: Store, sweep_folder: Path, trial: PlannedTrial) -> None:
-    """Keep that a trial was drawn."""
-    told = {"arm": trial.arm, "point": dict(trial.point)}
-    store.write_once(SweepPaths(sweep_folder).trial(trial.trial_id).drawn, json.dumps(told).encode())
+    """Record that a trial was drawn."""
+    record = {"arm": trial.arm, "point": dict(trial.point)}
+    store.write_once(SweepPaths(sweep_folder).trial(trial.trial_id).drawn, json.dumps(record).encode())
 
 
 def forget_drawn(store: Store, sweep_folder: Path, trial: PlannedTrial) -> None:
-    """Take back that a trial was drawn which has not been started."""
+    """Delete the record of a drawn trial that was not started."""
     paths = SweepPaths(sweep_folder).trial(trial.trial_id)
     store.delete_marker(paths.drawn)
     with suppress(OSError):
@@ -28,19 +28,19 @@ def forget_drawn(store: Store, sweep_folder: Path, trial: PlannedTrial) -> None:
 
 
 def drawn_and_not_ended(arms: Sequence[ExpandedArm], sweep_folder: Path) -> list[PlannedTrial]:
-    """What was drawn, lies in the space still and has no record; in the order of trial ids."""
-    found: list[PlannedTrial] = []
+    """Return the drawn trials that lie in the space and have no result, in the order of trial ids."""
+    trials: list[PlannedTrial] = []
     for paths in SweepPaths(sweep_folder).drawn_trials():
         if paths.result.exists():
             continue
-        told = json.loads(paths.drawn.read_text(encoding="utf-8"))
+        record = json.loads(paths.drawn.read_text(encoding="utf-8"))
         for arm in arms:
-            if arm.label == told["arm"] and arm.contains(told["point"]):
+            if arm.label == record["arm"] and arm.contains(record["point"]):
                 try:
-                    trial = arm.trial(told["point"])
+                    trial = arm.trial(record["point"])
                 except SpecError:
                     continue
                 if trial.trial_id == paths.folder.name:
-                    found.append(trial)
+                    trials.append(trial)
                     break
-    return found
+    return trials

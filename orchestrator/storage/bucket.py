@@ -194,7 +194,7 @@ class Bucket:
             self.write(probe, b"")
             written = object_info_of(self._retry(lambda: self._system.info(self._key(probe)))).modified
             self._clock_offset = written - time.monotonic()
-            self._retry(lambda: self._system.rm_file(self._key(probe)))
+            self.delete(probe)
         return time.monotonic() + self._clock_offset
 
     def check(self, folder: Path) -> None:
@@ -213,7 +213,7 @@ class Bucket:
                 if self.create(probe, b"2") or self.read(probe) != b"1":
                     raise StoreAway(f"{self._uri}: its server writes over what exists (it knows no If-None-Match)")
             finally:
-                self._retry(lambda: self._system.rm_file(self._key(probe)))
+                self.delete(probe)
         except FileNotFoundError as error:
             raise StoreAway(f"{self._uri}: {_first_line(error)}") from error
 

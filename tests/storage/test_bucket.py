@@ -309,3 +309,33 @@ def test_a_store_may_be_a_whole_bucket(bucket_uri: str) -> None:
     bucket.download(out / "sweep", lambda name: True, lambda name: True)
     bucket.delete_folder(out)
     assert bucket.list_objects(out) == {}
+
+
+class LostReply:
+    """A file system of which the first reply to a deletion is lost, after it was carried out."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.is_lost = True
+
+    def pipe_file(self, key: str, data: bytes) -> None:
+        self.objects[key] = data
+
+    def info(self, key: str) -> dict[str, object]:
+        return {"size": len(self.objects[key]), "LastModified": datetime.fromtimestamp(1e9, UTC)}
+
+    def rm_file(self, key: str) -> None:
+        if key not in self.objects:
+            raise FileNotFoundError(key)
+        del self.objects[key]
+        if self.is_lost:
+            self.is_lost = False
+            raise ConnectionError("the reply is lost")
+
+
+def test_a_lost_reply_to_the_deletion_of_a_probe_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    system = LostReply()
+    bucket = Bucket(system, "gs://mine", tmp_path, patience=5.0)
+    assert bucket.now(tmp_path / "runs/sweep") == pytest.approx(1e9, abs=60)
+    assert system.objects == {}

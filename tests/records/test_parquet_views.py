@@ -136,21 +136,21 @@ def test_a_varied_parameter_keeps_its_kind_and_never_hides_a_fixed_column(tmp_pa
 def test_nothing_is_written_where_nothing_changed(tmp_path, make_result):
     record(tmp_path, make_result(0))
 
-    def stamps():
+    def modified_times():
         return {path.name: path.stat().st_ino for path in (tmp_path / "parquet").iterdir()}
 
     write_views(Store(tmp_path), tmp_path)
-    before = stamps()
+    before = modified_times()
     assert write_views(Store(tmp_path), tmp_path) == 1
-    assert stamps() == before
+    assert modified_times() == before
     write_latency(
         Store(tmp_path), tmp_path / "trials" / make_result(0).trial_id, Latency(latency_ms=1.0, latency_ms_std=0.1)
     )
     assert write_views(Store(tmp_path), tmp_path) == 1
-    assert stamps() != before
+    assert modified_times() != before
     record(tmp_path, make_result(1))
     assert write_views(Store(tmp_path), tmp_path) == 2
-    assert sorted(stamps()) == ["epochs.parquet", "layers.parquet", "trials.parquet"]
+    assert sorted(modified_times()) == ["epochs.parquet", "layers.parquet", "trials.parquet"]
 
 
 def test_a_diverged_trial_has_its_row(tmp_path, make_result):

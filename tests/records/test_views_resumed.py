@@ -249,8 +249,8 @@ def test_a_server_tells_of_runs_what_a_database_tells(out, results):
     given = (client, told.info.experiment_id, told.data.tags["mlflow.parentRunId"])
     listed = list_children(given[0], tracking_uri(out), *given[1:])
     searched = list_children(given[0], "https://mlflow.example.org", *given[1:])
-    assert {i: (child.run_id, child.status, child.stamp) for i, child in listed.items()} == {
-        i: (child.run_id, child.status, child.stamp) for i, child in searched.items()
+    assert {i: (child.run_id, child.status, child.fingerprint) for i, child in listed.items()} == {
+        i: (child.run_id, child.status, child.fingerprint) for i, child in searched.items()
     }
     assert not any(child.complete for child in listed.values())
     assert all(child.complete for child in searched.values())

@@ -120,10 +120,10 @@ def test_a_varied_parameter_keeps_its_kind_and_never_hides_a_fixed_column(tmp_pa
     ]
     record(tmp_path, *(make_result(seed, point=point) for seed, point in enumerate(points)))
     write_views(Store(tmp_path), tmp_path)
-    found = table(tmp_path, "trials")
-    by_seed = {row["seed"]: row for row in found.to_pylist()}
-    assert len(found.column_names) == len(set(found.column_names))
-    assert found.schema.field("whole").type == pa.int64()
+    trials = table(tmp_path, "trials")
+    by_seed = {row["seed"]: row for row in trials.to_pylist()}
+    assert len(trials.column_names) == len(set(trials.column_names))
+    assert trials.schema.field("whole").type == pa.int64()
     assert [by_seed[i]["real"] for i in (0, 1)] == [1.0, 0.5]
     assert [by_seed[i]["mixed"] for i in (0, 1)] == ["0.5", "auto"]
     assert [by_seed[i]["flag"] for i in (0, 1)] == [True, False]

@@ -1,4 +1,4 @@
-"""The Parquet views of a sweep: trials, epochs and layers as tables, made anew whenever the records change."""
+"""The Parquet views of a sweep: trials, epochs and layers as tables, rewritten when the records change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from orchestrator.storage.store import Store
 from orchestrator.storage.sweep_paths import SweepPaths
 
 VIEWS_VERSION = "1"
-"""Raised when the columns change, so that views written before are made anew."""
+"""Raised when the columns change, so that earlier views are rewritten."""
 
 _STAGES = (*(name for name in STAGE_NAMES if name != "step"), "retrain")
 _LEADING = {
@@ -41,7 +41,7 @@ _LEADING = {
 }
 _MEASURED = {name: pa.int64() if row.dtype == "int" else pa.float64() for name, row in METRICS.items()}
 _TRAILING = {name: pa.string() for name in ("device", "host", "started", "ended", "commit", "versions")}
-_BEYOND = {
+_UNPROMISED = {
     "arm": pa.string(),
     "achieved_sparsity": pa.float64(),
     "note": pa.string(),
@@ -50,7 +50,7 @@ _BEYOND = {
     "latency_batch_size": pa.int64(),
     "latency_measured": pa.string(),
 }
-"""What the public contract does not promise stands after everything that it does."""
+"""Columns that the public contract does not promise, after all that it does."""
 
 _TYPES: dict[object, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 _EPOCHS, _LAYERS = (
@@ -62,15 +62,14 @@ _FINGERPRINT = b"prunesweep.records"
 
 
 class NoSuchSweep(PrunesweepError, ValueError):
-    """A folder that holds neither records nor views."""
+    """A folder holds neither records nor views of a sweep."""
 
 
 def write_views(store: Store, sweep_folder: Path) -> int:
     """Write ``parquet/{trials,epochs,layers}.parquet`` from the records; return the number of trials.
 
-    Each file is replaced whole; nothing is read or written where the views show these very records already. Rows are in
-    the order of trial ids, so that equal records give equal views. ``trials.parquet`` is written last and carries the
-    fingerprint of the records it was made from.
+    Each file is replaced whole. No record is read where the views are current. Rows are in the order of trial ids, so
+    that equal records give equal views. ``trials.parquet`` is written last and carries the fingerprint of the records.
 
     Raises:
         DamagedRecord: a record cannot be read; the views stay as they were.
@@ -90,7 +89,7 @@ def write_views(store: Store, sweep_folder: Path) -> int:
         for result in read_results(sweep_folder):
             epochs.add(result.trial_id, result.epochs)
             layers.add(result.trial_id, result.layers)
-            rows.append(_row(sweep_folder, result))
+            rows.append(_row(paths, result))
     table = _trials_table(rows).replace_schema_metadata({_FINGERPRINT: fingerprint})
     with store.replacing(paths.view("trials")) as path:
         pq.write_table(table, path)
@@ -101,7 +100,7 @@ def load_table(sweep_folder: Path) -> pa.Table:
     """Return one row a trial, columns as in ``trials.parquet``, from that file where it is current, else from records.
 
     Raises:
-        NoSuchSweep: there are neither records nor views.
+        NoSuchSweep: the folder holds neither records nor views.
     """
     paths = SweepPaths(sweep_folder)
     view = paths.view("trials")
@@ -114,11 +113,11 @@ def load_table(sweep_folder: Path) -> pa.Table:
         # ParquetFile and not read_table: the latter takes a parent folder named key=value for a partition column.
         with pq.ParquetFile(view) as file:
             return file.read()
-    return _trials_table([_row(sweep_folder, result) for result in read_results(sweep_folder)])
+    return _trials_table([_row(paths, result) for result in read_results(sweep_folder)])
 
 
 class _Rows:
-    """A Parquet file that grows by the rows of a trial at a time; memory holds one batch."""
+    """A Parquet file that is written in batches, of which memory holds one."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
@@ -146,10 +145,10 @@ class _Rows:
         self._columns = {name: [] for name in self._schema.names}
 
 
-def _row(sweep_folder: Path, result: TrialResult) -> dict[str, Any]:
-    """One row of ``trials.parquet``. A varied parameter never hides the fixed column of the same name."""
-    latency = read_latency(SweepPaths(sweep_folder).trial(result.trial_id).folder)
-    fixed = {"sweep": sweep_folder.absolute().name} | result.row() | _latency_columns(latency)
+def _row(paths: SweepPaths, result: TrialResult) -> dict[str, Any]:
+    """Return one row of ``trials.parquet``; fixed columns take precedence over varied parameters of the same name."""
+    latency = read_latency(paths.trial(result.trial_id).folder)
+    fixed = {"sweep": paths.folder.absolute().name} | result.row() | _latency_columns(latency)
     # An axis of whole plug-ins ({name: clr, high: 1}) varies each of its parameters.
     point = {path: value for path, value in flatten(result.point).items() if path not in _FIXED and path not in fixed}
     extra = [name for name in result.metrics if name not in TRIAL_METRICS]
@@ -159,11 +158,11 @@ def _row(sweep_folder: Path, result: TrialResult) -> dict[str, Any]:
 def _latency_columns(latency: Latency | None) -> dict[str, Any]:
     if latency is None:
         return {}
-    where = {f"latency_{name}": getattr(latency, name) for name in ("device", "host", "batch_size", "measured")}
-    return {name: getattr(latency, name) for name in LATENCY_METRICS} | where
+    conditions = {f"latency_{name}": getattr(latency, name) for name in ("device", "host", "batch_size", "measured")}
+    return {name: getattr(latency, name) for name in LATENCY_METRICS} | conditions
 
 
-_FIXED = frozenset(_LEADING) | frozenset(_MEASURED) | frozenset(_TRAILING) | frozenset(_BEYOND)
+_FIXED = frozenset(_LEADING) | frozenset(_MEASURED) | frozenset(_TRAILING) | frozenset(_UNPROMISED)
 _POINT = "\0point"
 _EXTRA = "\0extra"
 """Names of the metrics of a record that the search space named beside those of every trial."""
@@ -171,9 +170,9 @@ _EXTRA = "\0extra"
 
 def _trials_table(rows: list[dict[str, Any]]) -> pa.Table:
     varied = sorted({path for row in rows for path in row[_POINT]})
-    seen = {name for row in rows for name in row if name.startswith("seconds_")}
+    recorded = {name for row in rows for name in row if name.startswith("seconds_")}
     stages = [f"seconds_{stage}" for stage in _STAGES]
-    seconds = dict.fromkeys([*stages, *sorted(seen - set(stages))], pa.float64())
+    seconds = dict.fromkeys([*stages, *sorted(recorded - set(stages))], pa.float64())
     columns: dict[str, pa.Array] = {}
 
     def fill(types: Mapping[str, pa.DataType]) -> None:
@@ -187,13 +186,13 @@ def _trials_table(rows: list[dict[str, Any]]) -> pa.Table:
     fill(_MEASURED)
     fill(seconds)
     fill(_TRAILING)
-    fill(_BEYOND)
+    fill(_UNPROMISED)
     fill(dict.fromkeys(sorted({name for row in rows for name in row[_EXTRA]} - columns.keys()), pa.float64()))
     return pa.table(columns)
 
 
 def _point_column(values: list[Any]) -> pa.Array:
-    """Numbers stay numbers where all are numbers, truth values likewise; else text: strings bare, the rest as JSON."""
+    """Return a column of numbers or booleans if all values are; else of text, with other values as JSON."""
     given = [value for value in values if value is not None]
     if given and all(isinstance(value, bool) for value in given):
         return pa.array(values, type=pa.bool_())
@@ -207,10 +206,10 @@ def _point_column(values: list[Any]) -> pa.Array:
 
 
 def _fingerprint(sweep_folder: Path) -> bytes:
-    """Changes whenever a record or a measurement comes, goes or is replaced; reads none of them."""
+    """Return a digest that changes whenever a record or a latency is created, deleted or replaced."""
     digest = hashlib.sha256(VIEWS_VERSION.encode())
-    for trial_id, stamp in record_fingerprints(sweep_folder).items():
-        digest.update(f"{trial_id} {stamp}\n".encode())
+    for trial_id, fingerprint in record_fingerprints(sweep_folder).items():
+        digest.update(f"{trial_id} {fingerprint}\n".encode())
     return digest.hexdigest().encode()
 
 

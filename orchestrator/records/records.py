@@ -21,10 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.result import FAILED_STATUSES, Status, TrialResult
 from orchestrator.storage.store import Store
-from orchestrator.storage.sweep_paths import SweepPaths, TrialPaths
+from orchestrator.storage.sweep_paths import RESULT, SweepPaths, TrialPaths
 
-RESULT = "result.json"
-LATENCY = "latency.json"
 _ID = re.compile(r"\w[\w.-]*")
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -109,7 +107,7 @@ def read_endings(sweep_folder: Path) -> Iterator[Ending]:
 
 def recorded_ids(sweep_folder: Path) -> set[str]:
     """Return the ids of the trials that have a record; no file is opened."""
-    return {folder.name for folder in _trial_folders(sweep_folder) if os.path.exists(os.path.join(folder, RESULT))}
+    return {entry.name for entry in _trial_folders(sweep_folder) if os.path.exists(os.path.join(entry, RESULT))}
 
 
 def forget(store: Store, folder: Path) -> bool:

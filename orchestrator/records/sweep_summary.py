@@ -1,4 +1,4 @@
-"""What a sweep has found so far, in a few values: counts, the best trial, the dense networks, the front."""
+"""The summary of a sweep: counts, the best trial, the dense networks, the Pareto front."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from orchestrator.spec.result import Status
 Row = Mapping[str, Any]
 """One trial, columns as in ``trials.parquet``."""
 
-_JUDGED_BY = "val_accuracy"
+_RANKED_BY = "val_accuracy"
 _SIZE = "macs"
 
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """Trials are chosen by validation accuracy alone, so that their test accuracy stays an honest estimate."""
+    """Counts, the best trial and the front, chosen by validation accuracy so that test accuracy stays unbiased."""
 
     counts: Mapping[Status, int]
     best: Row | None
-    """The finished trial of the highest validation accuracy."""
+    """The finished trial with the highest validation accuracy."""
     front: Sequence[Row]
-    """Finished trials that no other trial of the same network and data beats in every objective, smallest first."""
+    """Finished trials that no other trial of the same network and data dominates, smallest first."""
     objectives: Mapping[str, Literal["max", "min"]]
-    """Of the front."""
+    """Objectives of the front, by metric."""
     dense_accuracy: float | None
     """Mean of the dense networks' test accuracies, each network once."""
 
     def metrics(self) -> dict[str, float]:
-        """By name; what is not known is left out."""
-        found: dict[str, float] = {f"trials_{status}": count for status, count in self.counts.items()}
-        found["front_size"] = len(self.front)
+        """Return the numbers of the summary that are known, by name."""
+        values: dict[str, float] = {f"trials_{status}": count for status, count in self.counts.items()}
+        values["front_size"] = len(self.front)
         if self.best is not None:
-            found["best_val_accuracy"] = self.best[_JUDGED_BY]
+            values["best_val_accuracy"] = self.best[_RANKED_BY]
             if _is_number(self.best.get("accuracy")):
-                found["best_accuracy"] = self.best["accuracy"]
+                values["best_accuracy"] = self.best["accuracy"]
         if self.dense_accuracy is not None:
-            found["dense_accuracy_mean"] = self.dense_accuracy
-        return found
+            values["dense_accuracy_mean"] = self.dense_accuracy
+        return values
 
 
 def summary_of(rows: Sequence[Row], objectives: Mapping[str, Literal["max", "min"]]) -> SweepSummary:
-    """Sum up the rows of ``trials.parquet``.
+    """Summarize the rows of ``trials.parquet``.
 
     Args:
         rows: one a trial.
-        objectives: those of the search space; ``accuracy`` is judged on the validation split, and a single objective is
-            set against MACs (MACs against accuracy), as one number has no front.
+        objectives: those of the search space. ``accuracy`` is taken of the validation split. A single objective is
+            paired with MACs (MACs with accuracy), because one objective has no front.
     """
-    judged = {_JUDGED_BY if name == "accuracy" else name: way for name, way in objectives.items()}
-    if len(judged) < 2:
-        judged |= {_JUDGED_BY: "max"} if _SIZE in judged else {_SIZE: "min"}
+    ranked = {_RANKED_BY if name == "accuracy" else name: way for name, way in objectives.items()}
+    if len(ranked) < 2:
+        ranked |= {_RANKED_BY: "max"} if _SIZE in ranked else {_SIZE: "min"}
     done = [row for row in rows if row["status"] == "done"]
     on_front: list[Row] = []
     for network in sorted({(row["model"], row["data"]) for row in done}):
         same = [row for row in done if (row["model"], row["data"]) == network]
-        on_front += [same[i] for i in front([[_cost(row.get(n), w) for n, w in judged.items()] for row in same])]
-    size = _SIZE if _SIZE in judged else next(iter(judged))
-    chosen = [row for row in done if _is_number(row.get(_JUDGED_BY))]
+        on_front += [same[i] for i in front([[_cost(row.get(n), w) for n, w in ranked.items()] for row in same])]
+    size = _SIZE if _SIZE in ranked else next(iter(ranked))
+    chosen = [row for row in done if _is_number(row.get(_RANKED_BY))]
     dense = {
         (row["model"], row["data"], row.get("seed"), row["dense_accuracy"])
         for row in rows
@@ -70,15 +70,15 @@ def summary_of(rows: Sequence[Row], objectives: Mapping[str, Literal["max", "min
     }
     return SweepSummary(
         counts={status: sum(row["status"] == status for row in rows) for status in get_args(Status)},
-        best=max(chosen, key=lambda row: (row[_JUDGED_BY], row["trial_id"])) if chosen else None,
+        best=max(chosen, key=lambda row: (row[_RANKED_BY], row["trial_id"])) if chosen else None,
         front=sorted(on_front, key=lambda row: (row[size], row["trial_id"])),
-        objectives=judged,
+        objectives=ranked,
         dense_accuracy=fmean(key[-1] for key in dense) if dense else None,
     )
 
 
 def spread(rows: Sequence[Row], most: int) -> list[Row]:
-    """At most so many of the rows, evenly spread over their order, both ends among them."""
+    """Return at most `most` of the rows, evenly spread over their order, the first and the last included."""
     if len(rows) <= most:
         return list(rows)
     return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]

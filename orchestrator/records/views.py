@@ -1,4 +1,4 @@
-"""The thread that keeps the views up to date while a sweep runs, so that the driver never waits for them."""
+"""A thread that keeps the views of a running sweep up to date, so that the driver never waits for them."""
 
 from __future__ import annotations
 
@@ -22,24 +22,23 @@ from orchestrator.storage.sweep_paths import SweepPaths
 _BATCH = 100
 _PARQUET_SECONDS = 5.0
 _FIRST_PARQUET_SECONDS = 20.0
-"""A sweep that is resumed starts its workers before this thread reads ten thousand records: one process, one lock."""
+"""Delay of the first view: a resumed sweep starts its workers before this thread reads ten thousand records."""
 _RETRY_SECONDS = 30.0
 _SHARE = 20
-"""Making a view anew waits for this many times what it took the last time: 5 % of a core, however large the sweep."""
+"""A view is rewritten after this many times what it took the last time: 5 % of a core, however large the sweep."""
 
 
 class ViewWriter:
     """Writes MLflow and Parquet from the records of a sweep, those of earlier drivers included.
 
-    A view that cannot be written stops nothing: what is missing is tried again with the next trials and at the end, and
-    :meth:`close` says what is missing still. The views can be rebuilt from the records at any time, by opening and
-    closing a writer.
+    A view that cannot be written stops nothing: it is tried again with the next trials and at the end, and
+    :meth:`close` reports what is still missing. Opening and closing a writer rebuilds the views from the records.
 
     Args:
         store: the store that all sweeps share.
         sweep: name of the sweep, a folder in the store.
-        question: the descriptions in MLflow begin with it.
-        searchspace: text of the search space, an artifact of the parent run; its objectives make the front.
+        question: first line of the descriptions in MLflow.
+        searchspace: text of the search space, an artifact of the parent run; the front is that of its objectives.
     """
 
     def __init__(self, store: Store, sweep: str, *, question: str = "", searchspace: str = "") -> None:
@@ -69,11 +68,11 @@ class ViewWriter:
             self.close("FAILED" if issubclass(kind, Exception) else "KILLED")
 
     def put(self, trial_id: str) -> None:
-        """A record or a latency has been written; returns at once."""
+        """Announce that a record or a latency of a trial was written; return at once."""
         self._queue.put(trial_id)
 
     def close(self, status: ParentStatus = "FINISHED") -> list[str]:
-        """Write what is left, end the parent run, and return a warning line for each view that is not complete."""
+        """Write what is missing, end the parent run, and return a warning for each view that is not complete."""
         if not self._closing:
             self._closing = True
             self._final = status
@@ -98,7 +97,7 @@ class ViewWriter:
                 self._attempt("Parquet", self._write_parquet)
         missing = self._problems.get("MLflow")
         if self._unreachable:
-            # One more wait for a server that is away would only hold up the end of the sweep.
+            # One more attempt would only delay the end of the sweep.
             return
         if self._attempt("MLflow", self._finish) and missing and self._waiting:
             self._problems["MLflow"] = missing
@@ -113,12 +112,12 @@ class ViewWriter:
             table = load_table(self._folder)
             summary = summary_of(table.to_pylist(), SearchSpace.parse(raw).objectives)
         except (ValueError, OSError):
-            # A record that cannot be read: the Parquet view has said so. The sweep's run ends without a summary.
+            # A record cannot be read, of which the Parquet view has warned: the parent run ends without a summary.
             summary = None
         self._mlflow.finish_parent(self._final, summary)
 
     def _collect(self) -> bool:
-        """Take in what was put; waits until something is to be done. False once closed."""
+        """Wait until a view is due; collect the announced trials meanwhile; return False once closed."""
         due = [self._mlflow_next] * bool(self._waiting) + [self._parquet_next] * self._parquet_stale
         timeout = max(0.0, min(due) - time.monotonic()) if due else None
         try:
@@ -131,7 +130,7 @@ class ViewWriter:
         return False
 
     def _attempt(self, view: str, write: Callable[[], None]) -> bool:
-        """Nothing that happens to a view may end the thread: it is remembered until the next attempt goes well."""
+        """Run `write` and return whether it succeeded; a failure is kept until the next success, and never raised."""
         try:
             write()
         except Exception as error:
@@ -144,29 +143,29 @@ class ViewWriter:
         began = time.monotonic()
         problem: Exception | None = None
         self._unreachable = False
-        # Taken before the records are read: one that is replaced meanwhile is looked at again.
-        stamps = {
+        # Taken before the records are read: one that is replaced meanwhile is compared again.
+        fingerprints = {
             trial_id: record_fingerprint(SweepPaths(self._folder).trial(trial_id).folder) for trial_id in self._waiting
         }
-        left: list[str] = []
+        outdated: list[str] = []
         try:
-            left = self._mlflow.lacking(stamps)
+            outdated = self._mlflow.outdated(fingerprints)
             self._waiting.clear()
         except MlflowFailure as error:
             problem, self._unreachable = error, error.unreachable
-        for start in range(0, len(left), _BATCH):
-            batch = left[start : start + _BATCH]
+        for start in range(0, len(outdated), _BATCH):
+            batch = outdated[start : start + _BATCH]
             results, latencies, unreadable = self._read(batch)
             self._waiting |= dict.fromkeys(unreadable)
             problem = next(iter(unreadable.values()), problem)
             try:
-                self._mlflow.sync(results, latencies, stamps)
+                self._mlflow.sync(results, latencies, fingerprints)
             except MlflowFailure as error:
                 problem = error
                 self._waiting |= dict.fromkeys(error.waiting)
                 self._unreachable = error.unreachable
                 if error.unreachable:
-                    self._waiting |= dict.fromkeys(left[start + _BATCH :])
+                    self._waiting |= dict.fromkeys(outdated[start + _BATCH :])
                     break
         if problem is not None:
             now = time.monotonic()

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+RESULT = "result.json"
 _RECORDS = re.compile(r"searchspace(\.\d+)?\.yaml|(trials/[^/]+/)?(result|latency|drawn|cut)\.json|resources\.json")
 _UPLOADED_FIRST = re.compile(r"searchspace\.yaml|(trials/[^/]+/)?(result|latency|drawn)\.json")
 
@@ -23,7 +24,7 @@ class TrialPaths:
     @property
     def result(self) -> Path:
         """The record of the trial, written once."""
-        return self.folder / "result.json"
+        return self.folder / RESULT
 
     @property
     def latency(self) -> Path:
@@ -87,12 +88,12 @@ class SweepPaths:
 
     @property
     def resources(self) -> Path:
-        """The measured resources of a trial."""
+        """The allocation that `resources: auto` resulted in, and why."""
         return self.folder / "resources.json"
 
     @property
     def journal(self) -> Path:
-        """Optuna's journal of an adaptive search, a view."""
+        """The journal of an adaptive search for Optuna's dashboard; a view of the records."""
         return self.folder / "optuna.journal"
 
     @property

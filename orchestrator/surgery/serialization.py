@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from orchestrator.spec.errors import PrunesweepError
 from orchestrator.storage.atomic import replacing
 from orchestrator.storage.checksums import sha256_of
+from orchestrator.storage.sweep_paths import TrialPaths
 from orchestrator.surgery.cutting import CannotCut, cut
 from orchestrator.surgery.selection import ChannelSelection
 
-_TENSORS = "model.safetensors"
-_CUT = "cut.json"
 _FORMAT = 1
 
 
@@ -36,11 +35,11 @@ def save_pruned(folder: Path, model: nn.Module, cut: Mapping[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _state(model).items()}
-    with replacing(folder / _TENSORS) as path:
+    with replacing(TrialPaths(folder).network) as path:
         safetensors.torch.save_file(state, path)
-    described = {"format": _FORMAT, **cut, "sha256": sha256_of(folder / _TENSORS)}
+    described = {"format": _FORMAT, **cut, "sha256": sha256_of(TrialPaths(folder).network)}
     text = json.dumps(described, indent=1, sort_keys=True, allow_nan=False)
-    with replacing(folder / _CUT) as path:
+    with replacing(TrialPaths(folder).cut) as path:
         path.write_text(text, encoding="utf-8")
 
 
@@ -51,18 +50,18 @@ def rebuild(dense_model: nn.Module, example: Tensor, folder: Path) -> nn.Module:
     :class:`DamagedModel` where a file is missing, unreadable, of another save than the other file, or of another
     network.
     """
-    described = _read_cut(folder / _CUT)
-    path = folder / _TENSORS
+    described = _read_cut(TrialPaths(folder).cut)
+    path = TrialPaths(folder).network
     if not path.is_file():
         raise DamagedModel(f"{path}: missing")
     if sha256_of(path) != described.get("sha256"):
-        raise DamagedModel(f"{path}: not the file that {_CUT} was written for")
+        raise DamagedModel(f"{path}: not the file that cut.json was written for")
     kept = described.get("kept") or {}
     try:
         selection = ChannelSelection({name: tuple(units) for name, units in kept.items()})
         model = cut(dense_model, example, selection)
     except (CannotCut, AttributeError, TypeError) as error:
-        raise DamagedModel(f"{folder / _CUT}: does not fit the network: {error}") from error
+        raise DamagedModel(f"{TrialPaths(folder).cut}: does not fit the network: {error}") from error
     try:
         state = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""The promises every kind of store keeps to processes on any of its machines, as tests to inherit."""
+"""A conformance suite for stores: what processes on any machine rely on, as tests to inherit."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ _SWEEP, _STAGE, _KEY = "sweep", "baseline", "0123456789ab"
 _SCRIPT = """
 import sys, time
 from pathlib import Path
+from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.storage.workspace import Workspace
 from orchestrator.storage.driver_lock import SweepLocked, hold_driver_lock
 from orchestrator.storage.store import Store
 
-what, store, more = sys.argv[1], Store.open(sys.argv[2]), sys.argv[3]
+task, store, argument = sys.argv[1], Store.open(sys.argv[2]), sys.argv[3]
 folder = store.folder / "sweep"
 folder.mkdir(parents=True, exist_ok=True)
-if what == "compute":
+if task == "compute":
     import torch
     from orchestrator.trial.stage_cache import StageOutput, once
     torch.set_num_threads(1)
 print("ready", flush=True)
 sys.stdin.readline()
-if what == "write":
-    path = folder / "trials" / "trial" / "result.json"
-    print(store.write_once(path, more.encode()), path.read_text())
-elif what == "write many":
+if task == "write":
+    path = SweepPaths(folder).trial("trial").result
+    print(store.write_once(path, argument.encode()), path.read_text())
+elif task == "write many":
     for number in range(100_000):
-        store.write_once(folder / "trials" / f"{number:06d}" / "result.json", bytes([number % 251]) * 300_000)
-elif what == "compute":
+        store.write_once(SweepPaths(folder).trial(f"{number:06d}").result, bytes([number % 251]) * 300_000)
+elif task == "compute":
     def compute(checkpoint):
-        with open(more, "a") as log:
+        with open(argument, "a") as log:
             log.write("computed\\n")
         time.sleep(0.3)
         return StageOutput({"weight": torch.ones(3)}, [], 1.0, {})
@@ -49,7 +50,7 @@ elif what == "compute":
         output, reused = once(Workspace(store, "sweep"), "baseline", "0123456789ab", compute)
         print(reused, output.tensors["weight"].tolist(), flush=True)
         sys.stdin.readline()
-elif what == "drive":
+elif task == "drive":
     try:
         with hold_driver_lock(store, folder):
             print("driving", flush=True)
@@ -60,37 +61,37 @@ elif what == "drive":
 
 
 class StoreSuite:
-    """Inherit it as ``Test...`` and give the fixtures ``store`` and ``machines``."""
+    """Inherit it as ``Test...`` and define the fixtures ``store`` and ``machines``."""
 
     @pytest.fixture
     def store(self) -> str:
-        """The store, empty, as ``--out`` names it."""
+        """Return the address of an empty store, as given to ``--out``."""
         raise NotImplementedError
 
     @pytest.fixture
     def machines(self) -> list[dict[str, str]]:
-        """What the environment of a process lacks to be on one machine or another; two machines, or one twice."""
+        """Return the environment variables of a process on each of two machines; may be the same machine twice."""
         raise NotImplementedError
 
     def test_the_first_record_stands_and_every_machine_sees_it(
         self, store: str, machines: list[dict[str, str]]
     ) -> None:
         with started(*(("write", store, f"writer {i}", machines[i % 2]) for i in range(4))) as writers:
-            said = [_finish(writer).split(maxsplit=1) for writer in writers]
-        won = [i for i, (first, _) in enumerate(said) if first == "True"]
-        assert len(won) == 1
-        assert {text for _, text in said} == {f"writer {won[0]}"}
+            outputs = [_finish(writer).split(maxsplit=1) for writer in writers]
+        winners = [i for i, (written, _) in enumerate(outputs) if written == "True"]
+        assert len(winners) == 1
+        assert {text for _, text in outputs} == {f"writer {winners[0]}"}
 
     def test_a_record_is_whole_or_not_there_when_its_writer_is_killed(
         self, store: str, machines: list[dict[str, str]]
     ) -> None:
         with started(("write many", store, "", machines[0])) as (writer,):
             _go(writer)
-            while len(_standing(store)) < 3:
+            while len(_records(store)) < 3:
                 assert writer.poll() is None
             writer.kill()
             writer.wait(_WAIT_SECONDS)
-        for name, data in _standing(store).items():
+        for name, data in _records(store).items():
             assert data == bytes([int(name) % 251]) * 300_000
 
     def test_one_process_computes_a_stage_and_a_damaged_one_is_computed_again(
@@ -101,8 +102,8 @@ class StoreSuite:
             for computed in (1, 2):
                 for worker in workers:
                     _go(worker)
-                said = sorted(_line(worker) for worker in workers)
-                assert said == ["False [1.0, 1.0, 1.0]", "True [1.0, 1.0, 1.0]"]
+                outputs = sorted(_line(worker) for worker in workers)
+                assert outputs == ["False [1.0, 1.0, 1.0]", "True [1.0, 1.0, 1.0]"]
                 assert log.read_text().count("computed") == computed
                 for machine in machines:
                     _damage(store, machine)
@@ -125,16 +126,16 @@ class StoreSuite:
 
 @contextmanager
 def started(*tasks: tuple[str, str, str, Mapping[str, str]]) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes that are ready, each for one task on one store; what is left of them is killed."""
+    """Start a process a task and yield them when all are ready; kill those that still run at the end."""
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", _SCRIPT, what, store, more],
+            [sys.executable, "-c", _SCRIPT, task, store, argument],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, **machine},
         )
-        for what, store, more, machine in tasks
+        for task, store, argument, machine in tasks
     ]
     try:
         for process in running:
@@ -158,13 +159,13 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 
 def _finish(process: subprocess.Popen[str]) -> str:
-    said, _ = process.communicate("go\n", timeout=_WAIT_SECONDS)
+    output, _ = process.communicate("go\n", timeout=_WAIT_SECONDS)
     assert process.returncode == 0
-    return said.strip()
+    return output.strip()
 
 
-def _standing(store: str) -> dict[str, bytes]:
-    """Records by trial, as a machine reads them that has written none."""
+def _records(store: str) -> dict[str, bytes]:
+    """Return the records by trial, as a machine reads them that has written none."""
     opened = Store.open(store)
     bucket, folder = opened.bucket, SweepPaths(opened.folder / _SWEEP).trials
     if bucket is None:

@@ -23,6 +23,7 @@ from orchestrator.models.build import ModelError, build
 from orchestrator.plugins import UnknownName
 from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.trial import Choice
+from orchestrator.storage.sweep_paths import TrialPaths
 from orchestrator.surgery.serialization import DamagedModel, rebuild
 
 Format = Literal["onnx", "pt2"]
@@ -168,13 +169,13 @@ def _difference(network: nn.Module, loaded: Function, images: Tensor) -> float:
 def _load_network(folder: Path) -> tuple[nn.Module, Tensor]:
     """Load the network of a trial's folder on the CPU; return it with one blank image."""
     try:
-        facts = json.loads((folder / "cut.json").read_text(encoding="utf-8"))
+        facts = json.loads(TrialPaths(folder).cut.read_text(encoding="utf-8"))
         shape, choice = facts["shape"], facts["model"]
         example = torch.zeros(1, shape["channels"], shape["size"], shape["size"])
         dense = build(choice["name"], choice["params"], **shape)
         return rebuild(dense, example, folder), example
     except FileNotFoundError:
-        raise ExportError(f"{folder / 'cut.json'}: no network was saved") from None
+        raise ExportError(f"{TrialPaths(folder).cut}: no network was saved") from None
     except (KeyError, ValueError, DamagedModel, ModelError, UnknownName) as error:
         raise ExportError(f"{folder}: the saved network cannot be built: {error}") from error
 

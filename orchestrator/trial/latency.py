@@ -9,6 +9,7 @@ import torch
 
 from orchestrator.metrics.latency import measure
 from orchestrator.models.build import build as build_model
+from orchestrator.storage.sweep_paths import TrialPaths
 from orchestrator.surgery.serialization import rebuild
 from orchestrator.training.rng import reset_process
 
@@ -22,7 +23,7 @@ def measure_saved(folder: Path, device: str, threads: int) -> dict[str, float]:
     such a network is the dense one's, and no speed-up is claimed.
     """
     reset_process(0, threads)
-    facts = json.loads((folder / "cut.json").read_text())
+    facts = json.loads(TrialPaths(folder).cut.read_text())
     shape, choice = facts["shape"], facts["model"]
     example = torch.zeros(BATCH_SIZE, shape["channels"], shape["size"], shape["size"])
     build = {"classes": shape["classes"], "channels": shape["channels"], "size": shape["size"]}

@@ -120,10 +120,10 @@ def test_a_varied_parameter_keeps_its_kind_and_never_hides_a_fixed_column(tmp_pa
     ]
     record(tmp_path, *(make_result(seed, point=point) for seed, point in enumerate(points)))
     write_views(Store(tmp_path), tmp_path)
-    found = table(tmp_path, "trials")
-    by_seed = {row["seed"]: row for row in found.to_pylist()}
-    assert len(found.column_names) == len(set(found.column_names))
-    assert found.schema.field("whole").type == pa.int64()
+    trials = table(tmp_path, "trials")
+    by_seed = {row["seed"]: row for row in trials.to_pylist()}
+    assert len(trials.column_names) == len(set(trials.column_names))
+    assert trials.schema.field("whole").type == pa.int64()
     assert [by_seed[i]["real"] for i in (0, 1)] == [1.0, 0.5]
     assert [by_seed[i]["mixed"] for i in (0, 1)] == ["0.5", "auto"]
     assert [by_seed[i]["flag"] for i in (0, 1)] == [True, False]
@@ -136,21 +136,21 @@ def test_a_varied_parameter_keeps_its_kind_and_never_hides_a_fixed_column(tmp_pa
 def test_nothing_is_written_where_nothing_changed(tmp_path, make_result):
     record(tmp_path, make_result(0))
 
-    def stamps():
+    def modified_times():
         return {path.name: path.stat().st_ino for path in (tmp_path / "parquet").iterdir()}
 
     write_views(Store(tmp_path), tmp_path)
-    before = stamps()
+    before = modified_times()
     assert write_views(Store(tmp_path), tmp_path) == 1
-    assert stamps() == before
+    assert modified_times() == before
     write_latency(
         Store(tmp_path), tmp_path / "trials" / make_result(0).trial_id, Latency(latency_ms=1.0, latency_ms_std=0.1)
     )
     assert write_views(Store(tmp_path), tmp_path) == 1
-    assert stamps() != before
+    assert modified_times() != before
     record(tmp_path, make_result(1))
     assert write_views(Store(tmp_path), tmp_path) == 2
-    assert sorted(stamps()) == ["epochs.parquet", "layers.parquet", "trials.parquet"]
+    assert sorted(modified_times()) == ["epochs.parquet", "layers.parquet", "trials.parquet"]
 
 
 def test_a_diverged_trial_has_its_row(tmp_path, make_result):

@@ -68,12 +68,12 @@ def test_a_record_comes_back_as_it_was_not_finite_floats_included(tmp_path, make
     assert write_result(Store(tmp_path), tmp_path, result)
     text = (tmp_path / "result.json").read_text()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    found = read_result(tmp_path / "result.json")
-    assert math.isnan(found.metrics["accuracy"])
-    assert found.metrics["a"] == math.inf
-    assert found.metrics["b"] == -math.inf
-    assert found.model_copy(update={"metrics": {}}) == result.model_copy(update={"metrics": {}})
-    assert found.spec.trial_id == result.trial_id
+    record = read_result(tmp_path / "result.json")
+    assert math.isnan(record.metrics["accuracy"])
+    assert record.metrics["a"] == math.inf
+    assert record.metrics["b"] == -math.inf
+    assert record.model_copy(update={"metrics": {}}) == result.model_copy(update={"metrics": {}})
+    assert record.spec.trial_id == result.trial_id
 
 
 def test_the_first_record_wins(tmp_path, make_result):
@@ -120,8 +120,8 @@ def test_killed_while_writing_leaves_whole_records_and_no_half_one(tmp_path, mak
         assert recorded_ids(sweep)
         assert all(len(result.layers) == 4000 for result in read_results(sweep))
         killed_while_writing += bool(list(sweep.rglob("*.tmp")))
-        left = [folder for folder in (sweep / "trials").iterdir() if folder.name not in recorded_ids(sweep)]
-        for folder in left:
+        unfinished = [folder for folder in (sweep / "trials").iterdir() if folder.name not in recorded_ids(sweep)]
+        for folder in unfinished:
             assert write_result(Store(tmp_path), folder, make_result())
     assert killed_while_writing, "no writer was killed in the middle; the test shows nothing"
 

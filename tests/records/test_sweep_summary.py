@@ -1,4 +1,4 @@
-"""A sweep in a few values: who is chosen, who stands on the front, whose accuracy is averaged."""
+"""The summary of a sweep: the best trial, the front, the dense networks' mean accuracy."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from orchestrator.records.sweep_summary import spread, summary_of
 
 
 def row(trial_id, status="done", **changes):
-    given = {"trial_id": trial_id, "status": status, "model": "lenet5", "data": "digits", "seed": 0}
-    return given | {"val_accuracy": 0.9, "accuracy": 0.8, "macs": 100, "dense_accuracy": 0.95} | changes
+    values = {"trial_id": trial_id, "status": status, "model": "lenet5", "data": "digits", "seed": 0}
+    return values | {"val_accuracy": 0.9, "accuracy": 0.8, "macs": 100, "dense_accuracy": 0.95} | changes
 
 
 def test_the_best_is_chosen_by_validation_and_its_test_accuracy_is_told():
@@ -33,9 +33,9 @@ def test_counts_and_dense_networks():
         row("d", "failed", dense_accuracy=None, val_accuracy=None, macs=None),
         row("e", "diverged", dense_accuracy=math.nan, val_accuracy=math.nan),
     ]
-    found = summary_of(rows, {"accuracy": "max"}).metrics()
-    assert found["dense_accuracy_mean"] == pytest.approx(0.85)
-    assert [found[f"trials_{s}"] for s in ("done", "stopped", "failed", "diverged")] == [2, 1, 1, 1]
+    metrics = summary_of(rows, {"accuracy": "max"}).metrics()
+    assert metrics["dense_accuracy_mean"] == pytest.approx(0.85)
+    assert [metrics[f"trials_{s}"] for s in ("done", "stopped", "failed", "diverged")] == [2, 1, 1, 1]
 
 
 def test_the_front_is_of_one_network_and_of_finished_trials():
@@ -48,7 +48,7 @@ def test_the_front_is_of_one_network_and_of_finished_trials():
         row("unmeasured", macs=None, val_accuracy=1.0),
     ]
     summary = summary_of(rows, {"accuracy": "max"})
-    assert [one["trial_id"] for one in summary.front] == ["small", "large", "other"]
+    assert [trial["trial_id"] for trial in summary.front] == ["small", "large", "other"]
     assert summary.objectives == {"val_accuracy": "max", "macs": "min"}
     by_size = summary_of(rows, {"macs": "min"}).objectives
     assert by_size == {"macs": "min", "val_accuracy": "max"}
@@ -61,9 +61,9 @@ def test_the_front_is_that_of_the_definition():
         points[7][0] = math.nan
         expected = {
             i
-            for i, mine in enumerate(points)
+            for i, point in enumerate(points)
             if i != 7 and not any(
-                j != 7 and other != mine and all(a <= b for a, b in zip(other, mine, strict=True))
+                j != 7 and other != point and all(a <= b for a, b in zip(other, point, strict=True))
                 for j, other in enumerate(points)
             )
         }  # fmt: skip
@@ -72,7 +72,7 @@ def test_the_front_is_that_of_the_definition():
 
 def test_a_long_front_is_spread_evenly_with_its_ends():
     rows = [row(str(i)) for i in range(101)]
-    assert [one["trial_id"] for one in spread(rows, 5)] == ["0", "25", "50", "75", "100"]
+    assert [trial["trial_id"] for trial in spread(rows, 5)] == ["0", "25", "50", "75", "100"]
     assert spread(rows[:3], 5) == rows[:3]
 
 

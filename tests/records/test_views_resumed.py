@@ -1,4 +1,4 @@
-"""Views taken up again: what they show is neither opened nor written again, and whatever they lack is found."""
+"""Views of a resumed sweep: records that they show are neither opened nor written again; missing ones are."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ sys.addaudithook(_note_opened)
 
 @contextlib.contextmanager
 def opened() -> Iterator[list[str]]:
-    """Records and latencies that this process opens meanwhile."""
-    seen: list[str] = []
-    _watchers.append(seen)
+    """Yield the names of records and latencies that this process opens meanwhile."""
+    names: list[str] = []
+    _watchers.append(names)
     try:
-        yield seen
+        yield names
     finally:
-        _watchers.remove(seen)
+        _watchers.remove(names)
 
 
 def folder_of(out, result):
@@ -54,19 +54,19 @@ def write_views_again(out):
 
 
 def runs(out):
-    """Trial id -> run, status, and the metrics' number; of every active child run."""
+    """Return id, status and number of metrics of every active child run, by trial id."""
     sql = """select t.value, r.run_uuid, r.status, (select count(*) from metrics m where m.run_uuid = r.run_uuid)
              from runs r join tags t on t.run_uuid = r.run_uuid
              where t.key = 'trial_id' and r.lifecycle_stage = 'active'"""
     with contextlib.closing(sqlite3.connect(out / "mlflow.db")) as connection:
         rows = connection.execute(sql).fetchall()
-    found = {trial_id: told for trial_id, *told in rows}
-    assert len(found) == len(rows), "two runs of one trial"
-    return found
+    by_trial = {trial_id: run for trial_id, *run in rows}
+    assert len(by_trial) == len(rows), "two runs of one trial"
+    return by_trial
 
 
 def without_ids(out):
-    return {trial_id: told[1:] for trial_id, told in runs(out).items()}
+    return {trial_id: run[1:] for trial_id, run in runs(out).items()}
 
 
 def latest(out, name):
@@ -82,29 +82,29 @@ def parquet_files(out):
 @pytest.fixture
 def results(out, make_result):
     """Records that both views show, the first of them with a latency."""
-    made = [make_result(seed) for seed in range(4)]
-    for result in made:
+    results = [make_result(seed) for seed in range(4)]
+    for result in results:
         write_result(Store(out), folder_of(out, result), result)
-    write_latency(Store(out), folder_of(out, made[0]), LATENCY)
+    write_latency(Store(out), folder_of(out, results[0]), LATENCY)
     write_views_again(out)
-    return made
+    return results
 
 
 def test_what_is_shown_is_not_opened_again(out, results, make_result):
     before, files = runs(out), parquet_files(out)
-    with opened() as seen:
+    with opened() as names:
         write_views_again(out)
-    assert seen == []
+    assert names == []
     assert runs(out) == before
     assert parquet_files(out) == files
 
     new = make_result(9)
     write_result(Store(out), folder_of(out, new), new)
-    with opened() as seen:
+    with opened() as names:
         ViewWriter(Store(out), "sweep").close()
-    assert seen.count(f"{new.trial_id}/result.json") == 2, "once for each view"
-    assert seen.count(f"{results[1].trial_id}/result.json") == 1, "for Parquet, whose files are written whole"
-    assert {trial_id: told for trial_id, told in runs(out).items() if trial_id != new.trial_id} == before
+    assert names.count(f"{new.trial_id}/result.json") == 2, "once for each view"
+    assert names.count(f"{results[1].trial_id}/result.json") == 1, "for Parquet, whose files are written whole"
+    assert {trial_id: run for trial_id, run in runs(out).items() if trial_id != new.trial_id} == before
 
 
 def test_a_latency_that_comes_later_is_shown(out, results):
@@ -112,7 +112,7 @@ def test_a_latency_that_comes_later_is_shown(out, results):
     write_latency(Store(out), folder_of(out, results[1]), LATENCY.model_copy(update={"latency_ms": 3.0}))
     write_views_again(out)
     assert latest(out, "latency_ms") == {results[0].trial_id: 2.0, results[1].trial_id: 3.0}
-    assert {trial_id: told[:2] for trial_id, told in runs(out).items()} == {i: told[:2] for i, told in before.items()}
+    assert {trial_id: run[:2] for trial_id, run in runs(out).items()} == {i: run[:2] for i, run in before.items()}
     with pq.ParquetFile(out / "sweep" / "parquet" / "trials.parquet") as file:
         assert sorted(filter(None, file.read(["latency_ms"])["latency_ms"].to_pylist())) == [2.0, 3.0]
 
@@ -141,9 +141,9 @@ def test_a_kill_while_a_record_replaces_another_is_made_good(out, make_result, c
     killed.start()
     killed.join(60)
     assert killed.exitcode == -signal.SIGKILL
-    assert [told[1] for told in runs(out).values()] == ["RUNNING"]
+    assert [run[1] for run in runs(out).values()] == ["RUNNING"]
     write_views_again(out)
-    assert [told[1] for told in runs(out).values()] == ["FINISHED"]
+    assert [run[1] for run in runs(out).values()] == ["FINISHED"]
     assert latest(out, "accuracy") == {failed.trial_id: 0.875}
 
 
@@ -161,18 +161,18 @@ def test_a_deleted_run_is_made_again(out, results):
     from mlflow import MlflowClient
 
     before = runs(out)
-    lost = results[2].trial_id
-    MlflowClient(tracking_uri=tracking_uri(out)).delete_run(before[lost][0])
-    with opened() as seen:
+    deleted = results[2].trial_id
+    MlflowClient(tracking_uri=tracking_uri(out)).delete_run(before[deleted][0])
+    with opened() as names:
         write_views_again(out)
-    assert {name.partition("/")[0] for name in seen} == {lost}
+    assert {name.partition("/")[0] for name in names} == {deleted}
     after = runs(out)
-    assert after.pop(lost)[1:] == before.pop(lost)[1:]
+    assert after.pop(deleted)[1:] == before.pop(deleted)[1:]
     assert after == before
 
 
 def moved(out, database):
-    """The store elsewhere with another database: MLflow keeps one that it has opened open as long as the process."""
+    """Return a copy of the store with another database: MLflow never closes one that it has opened."""
     elsewhere = out.parent / "moved"
     shutil.copytree(out, elsewhere, ignore=shutil.ignore_patterns("mlflow.db"))
     if database is not None:
@@ -193,9 +193,9 @@ def test_an_older_database_put_back_is_brought_up_to_date(out, results, make_res
     write_latency(Store(out), folder_of(out, results[1]), LATENCY)
     write_views_again(out)
     elsewhere = moved(out, backup)
-    with opened() as seen:
+    with opened() as names:
         write_views_again(elsewhere)
-    assert {name.partition("/")[0] for name in seen} == {new.trial_id, results[1].trial_id}
+    assert {name.partition("/")[0] for name in names} == {new.trial_id, results[1].trial_id}
     assert without_ids(elsewhere) == without_ids(out)
 
 
@@ -222,35 +222,35 @@ def test_a_store_copied_without_its_times_is_looked_at_once(out, results):
         (folder_of(out, result) / "result.json").touch()
     write_views_again(out)
     assert runs(out) == before, "nothing was logged a second time"
-    with opened() as seen:
+    with opened() as names:
         write_views_again(out)
-    assert seen == []
+    assert names == []
 
 
-def test_a_stamp_follows_every_change_of_a_record(tmp_path, make_result):
-    seen = [record_fingerprint(tmp_path)]
+def test_a_fingerprint_follows_every_change_of_a_record(tmp_path, make_result):
+    fingerprints = [record_fingerprint(tmp_path)]
     write_result(Store(tmp_path), tmp_path, make_result(0, status="failed", error="out of memory"))
-    seen.append(record_fingerprint(tmp_path))
+    fingerprints.append(record_fingerprint(tmp_path))
     write_latency(Store(tmp_path), tmp_path, LATENCY)
-    seen.append(record_fingerprint(tmp_path))
+    fingerprints.append(record_fingerprint(tmp_path))
     write_latency(Store(tmp_path), tmp_path, LATENCY)
-    seen.append(record_fingerprint(tmp_path))
-    assert len(set(seen)) == 4
+    fingerprints.append(record_fingerprint(tmp_path))
+    assert len(set(fingerprints)) == 4
     forget(Store(tmp_path), tmp_path)
-    assert record_fingerprint(tmp_path) == seen[0]
+    assert record_fingerprint(tmp_path) == fingerprints[0]
 
 
 def test_a_server_tells_of_runs_what_a_database_tells(out, results):
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=tracking_uri(out))
-    (run, *_), *_ = runs(out).values()
-    told = client.get_run(run)
-    given = (client, told.info.experiment_id, told.data.tags["mlflow.parentRunId"])
-    listed = list_children(given[0], tracking_uri(out), *given[1:])
-    searched = list_children(given[0], "https://mlflow.example.org", *given[1:])
-    assert {i: (child.run_id, child.status, child.stamp) for i, child in listed.items()} == {
-        i: (child.run_id, child.status, child.stamp) for i, child in searched.items()
+    (run_id, *_), *_ = runs(out).values()
+    run = client.get_run(run_id)
+    experiment, parent = run.info.experiment_id, run.data.tags["mlflow.parentRunId"]
+    listed = list_children(client, tracking_uri(out), experiment, parent)
+    searched = list_children(client, "https://mlflow.example.org", experiment, parent)
+    assert {i: (child.run_id, child.status, child.fingerprint) for i, child in listed.items()} == {
+        i: (child.run_id, child.status, child.fingerprint) for i, child in searched.items()
     }
     assert not any(child.complete for child in listed.values())
     assert all(child.complete for child in searched.values())

@@ -1,4 +1,4 @@
-"""Objects of a bucket by their paths in the mirror: made once, fetched when they lack, and who is alone with them."""
+"""Objects of a bucket by their paths in the mirror: created once, downloaded where they are missing; and leases."""
 
 from __future__ import annotations
 
@@ -53,21 +53,21 @@ def test_a_path_of_the_mirror_names_an_object_and_back(tmp_path: Path, monkeypat
     assert store.address_of(store.folder / "b/c.json") == "s3://mine/a/b/c.json"
     assert Store.open(store.folder).address == store.address
     # A bucket of the same name on another server is another bucket.
-    here = mirror_of("s3://mine/a")
+    mirror = mirror_of("s3://mine/a")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio.lan:9000")
     assert mirror_of("s3://mine/a") == tmp_path / "s3-minio.lan_9000/mine/a"
     with pytest.raises(SpecError, match="another server"):
-        uri_of(here)
+        uri_of(mirror)
 
 
 @pytest.mark.parametrize(
-    "given",
+    "uri",
     ["s3://", "s3:/mine", "s3://Mine/a", "s3://mine/../b", "s3://mine/a/.", "s3://mine//a", "ftp://mine/a",
      "s3://mine/a?x=1", "s3://AKIA:hunter2@mine/a", "s3://mine/a b"],
 )  # fmt: skip
-def test_other_uris_are_refused_without_their_secrets(given: str) -> None:
+def test_other_uris_are_refused_without_their_secrets(uri: str) -> None:
     with pytest.raises(SpecError, match="--out: must be a folder, s3://BUCKET/PREFIX or gs://") as refused:
-        store_folder(given)
+        store_folder(uri)
     assert "hunter2" not in str(refused.value)
 
 
@@ -218,23 +218,23 @@ def test_a_lease_that_nobody_renews_is_taken_over(out: Path, bucket: Bucket, mon
         pass
     monkeypatch.setattr(leases, "SECONDS", 1.0)
     monkeypatch.setattr(leases, "_POLL_SECONDS", 0.1)
-    with acquire_lease(bucket, path, wait=True) as lost:
+    with acquire_lease(bucket, path, wait=True) as is_lost:
         assert sorted(bucket.list_objects(lease_folder(path))) == ["00000008"]
         time.sleep(2.5)
         assert holder_of(bucket, path) is not None  # it is renewed
-        assert not lost()
+        assert not is_lost()
         # As after a pause of this process: somebody has come meanwhile.
         monkeypatch.setattr(leases, "SECONDS", 0.0)
         bucket.create(lease_folder(path) / "00000009", leases._encode(dead()))
         time.sleep(1.0)
-        assert lost()
+        assert is_lost()
     assert bucket.read(lease_folder(path) / "00000009") == leases._encode(dead())
 
 
 def test_a_lease_of_a_process_that_this_machine_knows_to_be_gone_is_taken_at_once(out: Path, bucket: Bucket) -> None:
     path = out / "sweep/.driver"
-    here = Holder.here()
-    leave(bucket, path, dead(machine=here.machine, pid=here.pid, started="0"))  # its number is another's by now
+    own = Holder.here()
+    leave(bucket, path, dead(machine=own.machine, pid=own.pid, started="0"))  # its number is another's by now
     with acquire_lease(bucket, path, wait=False):
         pass
 
@@ -265,16 +265,21 @@ def test_who_has_patience_waits_once_for_a_bucket_that_is_away(
     patient.write(out / "a", b"1")
     assert slept == [1.0, 2.0]
     assert bucket.read(out / "a") == b"1"
+    hasty = Store.open(bucket_uri, patience=0.5).bucket
+    assert hasty is not None
     for problem in (ConnectionError("reset"), PermissionError("no")):
         answers = iter([problem])
         with pytest.raises(StoreAway, match=f"s3://.*: {problem}"):
-            bucket.write(out / "a", b"1")
+            hasty.write(out / "a", b"1")
+    answers = iter([ConnectionError("reset")])
+    with pytest.raises(StoreAway, match="reset"):
+        patient.check(out)  # a person waits for it
     assert slept == [1.0, 2.0]
 
 
 def test_facts_of_objects_are_read_as_each_library_tells_them() -> None:
     when = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
-    told = {
+    amazon = {
         "name": "b/a",
         "size": 3,
         "type": "file",
@@ -282,11 +287,11 @@ def test_facts_of_objects_are_read_as_each_library_tells_them() -> None:
         "LastModified": when,
     }
     expected = ObjectInfo(3, float(int(when.timestamp())), hashlib.md5(b"abc").hexdigest())
-    assert object_info_of(told) == expected
+    assert object_info_of(amazon) == expected
     google = {"name": "b/a", "size": 3, "type": "file", "etag": "CJ=", "md5Hash": "kAFQmDzST7DWlj99KOF/cg=="}
     assert object_info_of(google | {"mtime": when}) == expected
     assert object_info_of(google | {"updated": "2026-01-02T03:04:05.678Z"}) == expected
-    parts = told | {"ETag": '"900150983cd24fb0d6963f7d28e17f72-2"'}
+    parts = amazon | {"ETag": '"900150983cd24fb0d6963f7d28e17f72-2"'}
     assert object_info_of(parts).md5 == ""
 
 

@@ -53,9 +53,9 @@ def test_it_goes_on_from_the_last_epoch_that_went_up(workspace: Workspace, tmp_p
 
     with pytest.raises(Lost):
         run_trial(spec, workspace, breaking)
-    left = objects(workspace)
-    assert f"cache/baseline/{spec.baseline_key}/stage.json" in left
-    assert len([name for name in left if "/.checkpoint/" in name]) == 2
+    names = objects(workspace)
+    assert f"cache/baseline/{spec.baseline_key}/stage.json" in names
+    assert len([name for name in names if "/.checkpoint/" in name]) == 2
     shutil.rmtree(workspace.store.folder)
 
     trained: list[int] = []
@@ -79,19 +79,19 @@ def test_the_newer_of_two_checkpoints_counts(workspace: Workspace, tmp_path: Pat
     import torch
 
     folder = workspace.trial_folder("a") / ".checkpoint"
-    here = checkpoints.Checkpoint(folder, {"commit": "x"}, workspace.store.bucket)
-    here.write({"t": torch.zeros(1)}, {"epoch": 1})
+    checkpoint = checkpoints.Checkpoint(folder, {"commit": "x"}, workspace.store.bucket)
+    checkpoint.write({"t": torch.zeros(1)}, {"epoch": 1})
     shutil.copytree(folder, tmp_path / "stale")
-    here.write({"t": torch.ones(1)}, {"epoch": 2})
+    checkpoint.write({"t": torch.ones(1)}, {"epoch": 2})
     bucket = workspace.store.bucket
     assert bucket is not None
     assert len(bucket.list_objects(folder)) == 2  # the tensors of the first went when those of the second had come
     shutil.rmtree(folder)
     shutil.copytree(tmp_path / "stale", folder)
-    found = checkpoints.Checkpoint(folder, {"commit": "x"}, workspace.store.bucket).read()
-    assert found is not None
-    assert found[1] == {"epoch": 2}
+    state = checkpoints.Checkpoint(folder, {"commit": "x"}, workspace.store.bucket).read()
+    assert state is not None
+    assert state[1] == {"epoch": 2}
     assert checkpoints.Checkpoint(folder, {"commit": "y"}, workspace.store.bucket).read() is None
-    here.remove()
+    checkpoint.remove()
     assert bucket.list_objects(folder) == {}
     assert not folder.exists()

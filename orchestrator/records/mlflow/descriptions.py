@@ -1,4 +1,4 @@
-"""What an experiment, a sweep's run and a trial's run say of themselves in MLflow: names and Markdown descriptions."""
+"""Names and Markdown descriptions of experiments, sweeps' runs and trials' runs in MLflow."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from orchestrator.spec.trial import flatten
 _LONGEST_NAME = 120
 _LONGEST_VALUE = 30
 _LONGEST_NOTE = 4900
-"""Below the 5000 characters that MLflow promises for a tag."""
+"""Characters of a description, below the 5000 that MLflow promises for a tag."""
 _ROWS = 12
 _NAMED = frozenset({"method", "target.quantity", "target.sparsity", "retrain", "retrain.name", "method.name", "seed"})
-"""Axes that every run name spells out anyway."""
+"""Axes that every run name has anyway."""
 
 _HOW_TO_READ = """\
 - `accuracy`: share of the test images, of the retrained network, measured once; `pruned_accuracy`: right after the
@@ -29,7 +29,7 @@ _HOW_TO_READ = """\
 
 
 def run_name(result: TrialResult) -> str:
-    """Method, what is removed, retraining, what else varies, seed: ``l1_norm macs 70 % clr seed 0``."""
+    """Return the name of a trial's run: method, target, retraining, axes, seed; ``l1_norm macs 70 % clr seed 0``."""
     spec = result.spec
     method = spec.method.name
     parts = [f"{result.arm}: {method}" if result.arm not in ("", method) else method, spec.target.quantity]
@@ -44,13 +44,13 @@ def run_name(result: TrialResult) -> str:
     return (name if len(name) <= most else name[: most - 3] + "...") + seed
 
 
-def run_note(result: TrialResult, sweep: str, parent: str) -> str:
-    """A trial's description: what was asked, what came of it, where its files are.
+def run_description(result: TrialResult, sweep: str, parent: str) -> str:
+    """Return a trial's description: configuration, results, files.
 
     Args:
-        result: the record; latencies are not in it and stay out.
-        sweep: name of the sweep, a folder under the store.
-        parent: address of the sweep's run.
+        result: the record, which holds no latencies.
+        sweep: name of the sweep, a folder in the store.
+        parent: URL of the sweep's run.
     """
     lines = [f"Trial `{result.trial_id}` of [{sweep}]({parent}), **{result.status}**: {run_name(result)}."]
     if result.error:
@@ -69,37 +69,39 @@ def run_note(result: TrialResult, sweep: str, parent: str) -> str:
     if result.reused:
         lines.append(f"Shared with other trials: {', '.join(result.reused)}.")
     lines.append(f"Record: `{sweep}/trials/{result.trial_id}/result.json` in the store; layers: artifact `layers.csv`.")
-    return _note(lines)
+    return _join(lines)
 
 
-def experiment_note(question: str, sweep: str, view: str) -> str:
-    """The experiment's description: question, where to begin, how to read the columns.
+def experiment_description(question: str, sweep: str, view: str) -> str:
+    """Return the experiment's description: question, where to begin, how to read the columns.
 
     Args:
-        question: what the sweep is to answer.
+        question: the question that the sweep answers.
         sweep: its name.
-        view: address of the runs table with the columns that matter.
+        view: URL of the runs table with the columns that matter.
     """
     begin = (
         f"Begin with [the runs by validation accuracy, with the columns that matter]({view}), or with "
         f"[charts of accuracy against cost]({view}&compareRunsMode=CHART). The run **{sweep}** sums the sweep up; "
         "below it stands one run a trial. A trial is found by its id: `tags.trial_id = '...'` in the search field."
     )
-    return _note([_question(question), begin, _HOW_TO_READ])
+    return _join([_bold(question), begin, _HOW_TO_READ])
 
 
-def sweep_note(question: str, summary: SweepSummary | None, link: Callable[[str], str | None], report: str) -> str:
-    """The parent run's description: question, what came of it, the front with links by trial id.
+def sweep_description(
+    question: str, summary: SweepSummary | None, link: Callable[[str], str | None], report: str
+) -> str:
+    """Return the parent run's description: question, results, the front with links to its trials.
 
     Args:
-        question: what the sweep is to answer.
-        summary: None while it runs.
-        link: address of a trial's run, None where there is none.
-        report: address of the parent run's artifacts.
+        question: the question that the sweep answers.
+        summary: the results; None while the sweep runs.
+        link: URL of a trial's run, by trial id; None where there is none.
+        report: URL of the parent run's artifacts.
     """
-    lines = [_question(question)]
+    lines = [_bold(question)]
     if summary is None:
-        return _note([*lines, _HOW_TO_READ])
+        return _join([*lines, _HOW_TO_READ])
     lines.append(", ".join(f"{count} {status}" for status, count in summary.counts.items() if count) or "No trial yet.")
     if summary.best is not None:
         best = summary.best
@@ -111,15 +113,15 @@ def sweep_note(question: str, summary: SweepSummary | None, link: Callable[[str]
     if summary.front:
         lines.append(_front_table(summary, link))
     files = f"[Artifacts]({report}): the search space as run, and the report once `prunesweep report` has written it."
-    return _note([*lines, files, _HOW_TO_READ])
+    return _join([*lines, files, _HOW_TO_READ])
 
 
 def _front_table(summary: SweepSummary, link: Callable[[str], str | None]) -> str:
     shown = spread(summary.front, _ROWS)
-    named = ", ".join(f"{name} {'high' if way == 'max' else 'low'}" for name, way in summary.objectives.items())
+    objectives = ", ".join(f"{name} {'high' if way == 'max' else 'low'}" for name, way in summary.objectives.items())
     more = f" ({len(shown)} of them)" if len(shown) < len(summary.front) else ""
     count = len(summary.front)
-    head = f"{count} {'trial' if count == 1 else 'trials'} on the front of {named}{more}; each is one seed:"
+    head = f"{count} {'trial' if count == 1 else 'trials'} on the front of {objectives}{more}; each is one seed:"
     extra = [name for name in summary.objectives if name not in ("val_accuracy", "accuracy", "macs")]
     titles = ["trial", "method", "retrain", "seed", "val. accuracy", "test accuracy", "MACs", *extra]
     table = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
@@ -131,13 +133,13 @@ def _front_table(summary: SweepSummary, link: Callable[[str], str | None]) -> st
     return head + "\n\n" + "\n".join(table)
 
 
-def _question(question: str) -> str:
-    return f"**{question}**" if question else ""
+def _bold(text: str) -> str:
+    return f"**{text}**" if text else ""
 
 
 def _linked(row: Row, link: Callable[[str], str | None]) -> str:
-    address = link(row["trial_id"])
-    return f"`{row['trial_id']}`" if address is None else f"[{row['trial_id']}]({address})"
+    url = link(row["trial_id"])
+    return f"`{row['trial_id']}`" if url is None else f"[{row['trial_id']}]({url})"
 
 
 def _percent(value: Any) -> str:
@@ -155,11 +157,11 @@ def _short(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line in which nothing is taken for Markdown: errors quote file names, shapes and addresses."""
+    """Return text as one line of code, so that file names, shapes and addresses in errors are not read as Markdown."""
     line = " ".join(text.split()).replace("`", "'")
     return f"`{redacted(line)[:500]}`"
 
 
-def _note(paragraphs: Sequence[str]) -> str:
+def _join(paragraphs: Sequence[str]) -> str:
     text = redacted("\n\n".join(paragraph for paragraph in paragraphs if paragraph))
     return text if len(text) <= _LONGEST_NOTE else text[:_LONGEST_NOTE].rsplit("\n", 1)[0] + "\n\n..."

@@ -1,7 +1,7 @@
 """Pruned networks in MLflow's model registry, as `torch.export` programs that load without pickle.
 
-The folder of a model is written here, in the form that `mlflow.pytorch` 3.17 reads, rather than by
-`mlflow.pytorch.log_model`: that one would need torch and export the network once more.
+This module writes the folder of a model in the form that `mlflow.pytorch` 3.17 reads. `mlflow.pytorch.log_model` would
+need torch and export the network once more.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ _FRONT = "on_front"
 
 @dataclass(frozen=True)
 class PrunedNetwork:
-    """A trial's network as a file."""
+    """A trial's network as a file, with its description."""
 
     trial_id: str
     program: Path
-    """``model.pt2``: takes float images N x C x H x W, gives logits N x classes, for any N."""
+    """Path of ``model.pt2``: maps float images N x C x H x W to logits N x classes, for any N."""
     digest: str
     """SHA-256 of the network's tensors, from ``cut.json``."""
     image: tuple[int, int, int]
     """Channels, height, width."""
     classes: int
     torch_version: str
-    """Of the PyTorch that wrote the program, as it calls itself."""
+    """Version of the PyTorch that wrote the program."""
     title: str
-    """What it is, in a line."""
+    """Description in one line."""
     metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of the registered model that bears the sweep's name."""
+    """A version of the registered model, which has the sweep's name."""
 
     trial_id: str
     version: str
@@ -60,41 +60,44 @@ class Registered:
 def register_networks(
     client: MlflowClient, experiment: str, sweep: str, networks: Sequence[PrunedNetwork], runs: Mapping[str, str]
 ) -> list[Registered]:
-    """One version a trial, in the order given; a network that is registered already is left as it is.
+    """Register one version a trial, in the order given; a network that is registered already stays as it is.
 
     Args:
-        client: of MLflow.
+        client: MLflow's client.
         experiment: id of the sweep's experiment.
-        sweep: its name, and the registered model's.
+        sweep: name of the sweep and of the registered model.
         networks: the alias ``best`` goes to the first of them.
-        runs: trial id -> id of its run.
+        runs: id of the run, by trial id.
 
     Raises:
-        LookupError: a trial without a run.
+        LookupError: a trial has no run.
     """
     for network in networks:
         if network.trial_id not in runs:
             raise LookupError(f"no run of trial {network.trial_id!r}")
     if not client.search_registered_models(filter_string=f"name = '{sweep}'"):
         client.create_registered_model(sweep, {"prunesweep.sweep": sweep}, _description(sweep))
-    versions = _by_network(lambda token: client.search_model_versions(f"name = '{sweep}'", page_token=token))
-    found: list[Registered] = []
+    versions = _index(lambda token: client.search_model_versions(f"name = '{sweep}'", page_token=token))
+    registered: list[Registered] = []
     for network in networks:
-        there = versions.get(_key(network))
-        number = str(there.version) if there else _register(client, experiment, sweep, network, runs[network.trial_id])
-        found.append(Registered(network.trial_id, number, there is None))
-    _mark_front(client, sweep, versions.values(), {one.version for one in found})
-    if found:
-        client.set_registered_model_alias(sweep, _BEST, found[0].version)
-    return found
+        existing = versions.get(_key(network))
+        if existing is None:
+            number = _register(client, experiment, sweep, network, runs[network.trial_id])
+        else:
+            number = str(existing.version)
+        registered.append(Registered(network.trial_id, number, existing is None))
+    _mark_front(client, sweep, versions.values(), {network.version for network in registered})
+    if registered:
+        client.set_registered_model_alias(sweep, _BEST, registered[0].version)
+    return registered
 
 
 def _register(client: MlflowClient, experiment: str, sweep: str, network: PrunedNetwork, run_id: str) -> str:
     tags = {"trial_id": network.trial_id, "sha256": network.digest}
     logged = _logged_model(client, experiment, f"{sweep}-{network.trial_id}", network, run_id, tags)
-    # A registry in a database looks such an address up in MLflow's global store, which need not be this one.
+    # A registry in a database resolves models:/ URIs in MLflow's global store, which need not be this one.
     embedded = client.tracking_uri.startswith("sqlite:")
-    made = client.create_model_version(
+    entry = client.create_model_version(
         sweep,
         logged.artifact_location if embedded else f"models:/{logged.model_id}",
         run_id,
@@ -103,18 +106,18 @@ def _register(client: MlflowClient, experiment: str, sweep: str, network: Pruned
         await_creation_for=0,
         model_id=logged.model_id,
     )
-    return str(made.version)
+    return str(entry.version)
 
 
 def _logged_model(
     client: MlflowClient, experiment: str, name: str, network: PrunedNetwork, run_id: str, tags: Mapping[str, str]
 ) -> LoggedModel:
-    """The network as a model of its run: what a registration that was killed left whole, or a new one."""
+    """Return the network as a model of its run: the complete one of a killed registration, or a new one."""
     from mlflow.entities import Metric
 
     same_name = f"name = '{name}'"
-    left = _by_network(lambda token: client.search_logged_models([experiment], same_name, page_token=token))
-    logged: LoggedModel | None = left.get(_key(network))
+    earlier = _index(lambda token: client.search_logged_models([experiment], same_name, page_token=token))
+    logged: LoggedModel | None = earlier.get(_key(network))
     if logged is not None:
         if str(logged.status) == "READY":
             return logged
@@ -124,7 +127,7 @@ def _logged_model(
         _write_model(Path(folder), network, run_id, logged.model_id)
         client.log_model_artifacts(logged.model_id, folder)
     time = client.get_run(run_id).info.end_time
-    # At the time and step they have already: the run gets no second point, the model gets its columns.
+    # With the time and step of the run's own metrics: the run gets no second point, the model gets its columns.
     client.log_batch(
         run_id,
         [
@@ -137,24 +140,24 @@ def _logged_model(
 
 
 def _mark_front(client: MlflowClient, sweep: str, versions: Iterable[ModelVersion], on_front: Set[str]) -> None:
-    """Say of versions that were there before whether they still stand on the front."""
-    for one in versions:
-        state = "true" if str(one.version) in on_front else "false"
-        if one.tags.get(_FRONT) != state:
-            client.set_model_version_tag(sweep, one.version, _FRONT, state)
+    """Tag earlier versions by whether they are on the front now."""
+    for entry in versions:
+        state = "true" if str(entry.version) in on_front else "false"
+        if entry.tags.get(_FRONT) != state:
+            client.set_model_version_tag(sweep, entry.version, _FRONT, state)
 
 
-def _by_network(search: Callable[[str | None], Any]) -> dict[tuple[str, str], Any]:
-    """What MLflow lists a page at a time, by trial and digest; the first of each stays."""
-    found: dict[tuple[str, str], Any] = {}
+def _index(search: Callable[[str | None], Any]) -> dict[tuple[str, str], Any]:
+    """Return what MLflow lists page by page, by trial and digest; of several the first."""
+    entries: dict[tuple[str, str], Any] = {}
     token: str | None = None
     while True:
         page = search(token)
-        for one in page:
-            found.setdefault((one.tags.get("trial_id", ""), one.tags.get("sha256", "")), one)
+        for entry in page:
+            entries.setdefault((entry.tags.get("trial_id", ""), entry.tags.get("sha256", "")), entry)
         token = page.token
         if not token:
-            return found
+            return entries
 
 
 def _key(network: PrunedNetwork) -> tuple[str, str]:
@@ -168,13 +171,17 @@ def _write_model(folder: Path, network: PrunedNetwork, run_id: str, model_id: st
     model = _model(network, run_id, model_id)
     model.model_size_bytes = os.path.getsize(network.program)
     model.save(str(folder / "MLmodel"))
-    needs = [f"torch=={network.torch_version.partition('+')[0]}", f"mlflow=={version('mlflow')}"]
-    (folder / "requirements.txt").write_text("\n".join(needs) + "\n")
+    requirements = [f"torch=={network.torch_version.partition('+')[0]}", f"mlflow=={version('mlflow')}"]
+    (folder / "requirements.txt").write_text("\n".join(requirements) + "\n")
     python = platform.python_version()
     # JSON is YAML.
     environment = {"python": python, "build_dependencies": ["pip"], "dependencies": ["-r requirements.txt"]}
     (folder / "python_env.yaml").write_text(json.dumps(environment))
-    conda = {"channels": ["conda-forge"], "dependencies": [f"python={python}", "pip", {"pip": needs}], "name": "model"}
+    conda = {
+        "channels": ["conda-forge"],
+        "dependencies": [f"python={python}", "pip", {"pip": requirements}],
+        "name": "model",
+    }
     (folder / "conda.yaml").write_text(json.dumps(conda))
 
 

@@ -1,4 +1,4 @@
-"""What an MLflow run shows of a trial, as plain values that follow from the record alone."""
+"""The values of a trial's MLflow run, computed from the record alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.spec.result import LayerRow, TrialResult
 from orchestrator.spec.trial import flatten
 
 Point = tuple[str, float, int, int]
-"""Name, value, time (milliseconds since 1970), step."""
+"""Name, value, time (milliseconds since 1970) and step."""
 
 _CURVES = ("lr", "train_loss", "train_accuracy", "val_accuracy")
 _LONGEST_NAME = 250
@@ -25,11 +25,10 @@ _LONGEST_TAG = 5000
 
 
 def run_metrics(result: TrialResult) -> list[Point]:
-    """Final metrics at step 0, the curves ``<stage>/<quantity>`` at their epochs; finite values only.
+    """Return final metrics at step 0 and the curves ``<stage>/<quantity>`` at their epochs; finite values only.
 
-    Where a stage was gone through several times (iterative pruning retrains after each step) its curves go on: a chart
-    would otherwise lay them over one another. The times are the record's too, so that logging the same record twice
-    adds nothing.
+    Where a stage ran several times (iterative pruning retrains after each step) its curves continue, as a chart would
+    draw them over one another otherwise. Times are the record's, so that logging a record twice adds nothing.
     """
     started = milliseconds(result.started) or 0
     ended = max(milliseconds(result.ended) or 0, started)
@@ -54,13 +53,13 @@ def run_metrics(result: TrialResult) -> list[Point]:
 
 
 def latency_values(latency: Latency | None) -> dict[str, float]:
-    """What was measured, by name; finite values only."""
+    """Return the measured latencies by name; finite values only."""
     values = {name: getattr(latency, name, None) for name in LATENCY_METRICS}
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
 def latency_metrics(latency: Latency | None, result: TrialResult) -> list[Point]:
-    """The latencies at the time of their measurement, else at the end of the trial."""
+    """Return the latencies at the time of their measurement, else at the end of the trial."""
     if latency is None:
         return []
     time = milliseconds(latency.measured) or milliseconds(result.ended) or 0
@@ -68,14 +67,14 @@ def latency_metrics(latency: Latency | None, result: TrialResult) -> list[Point]
 
 
 def run_parameters(result: TrialResult) -> dict[str, str]:
-    """What the trial was told. The axes add those of their values that are defaults, which the trial leaves out."""
-    told = flatten(result.point) | result.parameters()
-    texts = {name: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for name, v in told.items()}
+    """Return the trial's parameters; the point adds values that are defaults, which the spec leaves out."""
+    parameters = flatten(result.point) | result.parameters()
+    texts = {name: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for name, v in parameters.items()}
     return {metric_name(name): redacted(text)[:_LONGEST_VALUE] for name, text in texts.items()}
 
 
 def run_tags(result: TrialResult) -> dict[str, str]:
-    """Status, error and note. The identity of the run is not among them: it is given with its creation."""
+    """Return status, error and note; the tags of the run's identity are written with its creation."""
     tags = {"status": result.status, "note": result.note}
     if result.failed:
         tags["error"] = result.error or result.status
@@ -83,7 +82,7 @@ def run_tags(result: TrialResult) -> dict[str, str]:
 
 
 def layers_csv(layers: list[LayerRow]) -> str:
-    """The layers as CSV, a header first."""
+    """Return the layers as CSV with a header."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(LayerRow.model_fields)
@@ -92,14 +91,14 @@ def layers_csv(layers: list[LayerRow]) -> str:
 
 
 def milliseconds(moment: str) -> int | None:
-    """ISO 8601 (without a zone: UTC) as milliseconds since 1970; None where it is no moment."""
+    """Convert ISO 8601 (without a zone: UTC) to milliseconds since 1970; None for any other text."""
     try:
-        found = datetime.fromisoformat(moment)
+        time = datetime.fromisoformat(moment)
     except ValueError:
         return None
-    return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def metric_name(path: str) -> str:
-    """A name in MLflow's alphabet."""
+    """Return a name with only the characters that MLflow allows."""
     return re.sub(r"[^\w\-. :/]", "_", path)[:_LONGEST_NAME]

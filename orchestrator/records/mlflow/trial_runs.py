@@ -1,4 +1,4 @@
-"""The child runs of a sweep in MLflow: what it has already of each trial, and how a run is filled from a record."""
+"""The child runs of a sweep in MLflow, one a trial: listing them and filling them from records."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 NOTE = "mlflow.note.content"
-"""The tag that MLflow's page shows as a description, in Markdown."""
+"""Tag that MLflow's page shows as the description, in Markdown."""
 
 RECORD = "prunesweep.record"
-"""The tag that says which record a run shows, by its stamp: one that shows it still need not be compared with it."""
+"""Tag with the fingerprint of the record that a run shows: an equal one spares the comparison with the record."""
 FINAL = frozenset({"FINISHED", "KILLED", "FAILED"})
 _LARGEST_ARTIFACT = 10 * 2**20
-"""Bytes of one artifact of a trial. Ten thousand trials at a megabyte each fill a server; what is larger stays in the
-record alone."""
+"""Bytes of the largest artifact of a trial that MLflow receives; larger ones stay in the record. Ten thousand trials at
+a megabyte each would fill a server."""
 # Limits of one log_batch call: 1000 metrics, 100 parameters, 1000 in all (mlflow.utils.validation).
 _MOST_METRICS = 850
 _MOST_PARAMS = 100
@@ -42,35 +42,35 @@ _MOST_PARAMS = 100
 
 @dataclass
 class Child:
-    """What MLflow already has of a trial."""
+    """The state of a trial's run in MLflow."""
 
     run_id: str
     name: str = ""
     status: str = "RUNNING"
-    stamp: str | None = None
-    """Of the record that it shows."""
+    fingerprint: str | None = None
+    """Fingerprint of the record that the run shows."""
     end_time: int | None = None
     params: frozenset[str] = frozenset()
     tags: dict[str, str] = field(default_factory=dict)
     latency: dict[str, float] = field(default_factory=dict)
     complete: bool = True
-    """False where it was only listed: end, parameters, tags and latency are not known."""
+    """False for a run that was only listed: end, parameters, tags and latency are unknown."""
 
     @property
     def final(self) -> bool:
-        """Not what a killed driver left."""
+        """Whether the run is complete, not left behind by a killed driver."""
         return self.status in FINAL
 
-    def shows_record(self, stamp: str) -> bool:
-        """It is final, and of the record with this stamp."""
-        return self.final and self.stamp == stamp
+    def shows_record(self, fingerprint: str) -> bool:
+        """Return whether the run is final and shows the record with this fingerprint."""
+        return self.final and self.fingerprint == fingerprint
 
     def shows(self, status: str, ended: int | None) -> bool:
-        """It is final, says this, and was not written before runs had descriptions."""
+        """Return whether the run has this status and end, and a description, which runs of old releases lack."""
         return self.status == status and (ended is None or self.end_time == ended) and NOTE in self.tags
 
     def lacks(self, latency: Latency | None) -> bool:
-        """Something was measured that it does not say."""
+        """Return whether the run lacks a value of the latency."""
         # Not equality: a database other than SQLite may round.
         return any(
             name not in self.latency or not math.isclose(self.latency[name], value)
@@ -79,8 +79,8 @@ class Child:
 
 
 def list_children(client: MlflowClient, uri: str, experiment: str, parent: str) -> dict[str, Child]:
-    """The child run of each trial. Where a lost reply made a second one, the older stays."""
-    found: dict[str, Child] = {}
+    """Return the child run of each trial; of two that a lost reply made, the older is kept and the other deleted."""
+    runs: dict[str, Child] = {}
     condition = f"tags.`mlflow.parentRunId` = '{parent}'"
     listed = list_runs(uri, experiment, parent, ("trial_id", RECORD))
     if listed is None:
@@ -90,25 +90,25 @@ def list_children(client: MlflowClient, uri: str, experiment: str, parent: str) 
         ]
     else:
         children = [
-            (run.started, run.tags[0], Child(run.run_id, status=run.status, stamp=run.tags[1], complete=False))
+            (run.started, run.tags[0], Child(run.run_id, status=run.status, fingerprint=run.tags[1], complete=False))
             for run in listed
         ]
-    for _, trial_id, child in sorted(children, key=lambda one: (not one[2].final, one[0], one[2].run_id)):
+    for _, trial_id, child in sorted(children, key=lambda entry: (not entry[2].final, entry[0], entry[2].run_id)):
         if trial_id is None:
             continue
-        if trial_id in found:
+        if trial_id in runs:
             client.delete_run(child.run_id)
         else:
-            found[trial_id] = child
-    return found
+            runs[trial_id] = child
+    return runs
 
 
-def complete(client: MlflowClient, experiment: str, children: Iterable[Child]) -> dict[str, Child]:
-    """The same with all that is known of them, by run id; at most a few hundred at once."""
-    asked = [child.run_id for child in children]
-    if not asked:
+def load_details(client: MlflowClient, experiment: str, children: Iterable[Child]) -> dict[str, Child]:
+    """Return listed runs with all their details, by run id; at most a few hundred at once."""
+    run_ids = [child.run_id for child in children]
+    if not run_ids:
         return {}
-    ids = ", ".join(f"'{run_id}'" for run_id in asked)
+    ids = ", ".join(f"'{run_id}'" for run_id in run_ids)
     return {run.info.run_id: _child(run) for run in find_runs(client, experiment, f"attributes.run_id IN ({ids})")}
 
 
@@ -117,7 +117,7 @@ def _child(run: Run) -> Child:
         run_id=run.info.run_id,
         name=run.info.run_name,
         status=run.info.status,
-        stamp=run.data.tags.get(RECORD),
+        fingerprint=run.data.tags.get(RECORD),
         end_time=run.info.end_time,
         params=frozenset(run.data.params),
         tags=dict(run.data.tags),
@@ -125,17 +125,17 @@ def _child(run: Run) -> Child:
     )
 
 
-def fill(
+def fill_run(
     client: MlflowClient, child: Child, result: TrialResult, latency: Latency | None, tags: Mapping[str, str]
 ) -> list[str]:
-    """Everything but the final status; returns the artifacts that are too large.
+    """Write all but the final status of a run; return the artifacts that are too large.
 
     Args:
-        client: of MLflow.
+        client: MLflow's client.
         child: the trial's run, which is not final.
         result: the record.
-        latency: what was measured of it.
-        tags: what it is to be labelled with; what it has already is not sent again.
+        latency: the latency, if it was measured.
+        tags: the tags of the run; those that it has already are not sent again.
     """
     from mlflow.entities import Metric, Param, RunTag
 

@@ -1,4 +1,4 @@
-"""How MLflow's page shows the runs of a sweep: columns, order and charts, as the page itself shares its views."""
+"""Columns, order and charts of a sweep's runs in MLflow's user interface, as a shared view of its page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.records.mlflow.payload import metric_name
 
 SHARE_KEY = "prunesweep"
 PAGE = "workflowType=machine_learning"
-"""In an address: the page of trained models, not that of language applications which MLflow 3 opens by default."""
+"""Query of a URL: the page of trained models, not that of language applications which MLflow 3 opens by default."""
 _KIND = "custom_model_development"
 _COLUMNS = (
     "tags.`trial_id`",
@@ -28,10 +28,9 @@ _LONGEST_TAG = 5000
 
 
 def view_tags(objectives: Mapping[str, str]) -> dict[str, str]:
-    """Tags of an experiment: it opens as one of trained models, ranks by validation accuracy, and keeps a shared view.
+    """Return the tags of an experiment of trained models that ranks by validation accuracy and has a shared view.
 
-    The view is what the page reads for ``?viewStateShareKey=`` (seen in MLflow 3.17); a page that knows no such view
-    shows the runs as it always does.
+    MLflow's page reads the view for ``?viewStateShareKey=`` (seen in MLflow 3.17); other releases ignore it.
     """
     view = json.dumps(_view(objectives), separators=(",", ":"))
     tags = {
@@ -44,7 +43,7 @@ def view_tags(objectives: Mapping[str, str]) -> dict[str, str]:
 
 
 def _view(objectives: Mapping[str, str]) -> dict[str, object]:
-    """The state of the page: filters and order, then columns and charts."""
+    """Return the state of the page: filters, order, columns and charts."""
     more = [f"metrics.`{metric_name(name)}`" for name in objectives]
     costs = [name for name in ("macs", "params", "latency_ms", *objectives) if name != "accuracy"]
     charts = [_scatter(name) for name in dict.fromkeys(costs) if name not in ("val_accuracy", "dense_accuracy")]

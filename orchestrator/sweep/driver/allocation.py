@@ -11,9 +11,8 @@ from typing import Any
 
 from orchestrator.spec.search_space import Resources, SearchSpace
 from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import SweepPaths
 
-RECORD = "resources.json"
-"""File in the sweep's folder: the allocation that `resources: auto` resulted in, and why."""
 _USABLE = 0.9
 """Share of a GPU's memory that trials may fill: allocators fragment, and no probe sees the worst moment of a trial."""
 _FULL = 0.9
@@ -146,14 +145,14 @@ def _write(store: Store, folder: Path, allocation: Allocation, more: Mapping[str
         "resources": allocation.resources.model_dump(),
         "why": allocation.why,
     }
-    with store.replacing(folder / RECORD) as temporary:
+    with store.replacing(SweepPaths(folder).resources) as temporary:
         temporary.write_text(json.dumps(dict(more) | chosen, indent=2) + "\n", encoding="utf-8")
 
 
 def load(folder: Path) -> dict[str, Any] | None:
     """Return the record of the allocation, or None where there is none that can be read."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((SweepPaths(folder).resources).read_text(encoding="utf-8"))
         Resources.model_validate(record["resources"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.records.records import RESULT, DamagedRecord, read_latency, read_result, recorded_ids
+from orchestrator.records.records import DamagedRecord, read_latency, read_result, recorded_ids
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.failures import store_unavailable
 from orchestrator.spec.result import TrialResult
 from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.sweep.planning import Plan, PlannedTrial, drawn_before
 from orchestrator.sweep.search.base import Exhausted
 from orchestrator.sweep.search.build import start_study
@@ -20,8 +21,6 @@ from orchestrator.sweep.search.drawn import forget_drawn, note_drawn
 from orchestrator.sweep.search.observation import EvaluatedTrial, Observation, needs_latency, observe
 from orchestrator.sweep.space.arms import match_record
 
-JOURNAL = "optuna.journal"
-"""File in the sweep's folder that Optuna's dashboard reads; a view of the records."""
 _AHEAD = 1
 """Suggestions kept ready, and as many handed out before a worker is free, which need not wait then: more would be drawn
 knowing less of the results."""
@@ -44,6 +43,7 @@ class Suggestions:
     def __init__(self, planned: Plan, store: Store, folder: Path, slots: int) -> None:
         self._store = store
         self._planned, self._folder, self._slots = planned, folder, slots
+        self._paths = SweepPaths(folder)
         self._space, self._arms = planned.space, planned.arms
         self._total = planned.total
         self._counted = {trial.trial_id for trial in planned.trials}
@@ -101,7 +101,7 @@ class Suggestions:
         """Tell the search of an ended trial; return False, and tell nothing, if its latency must be measured first."""
         if self._lacks_latency(result.trial_id):
             return False
-        observation = observe(self._space, result, read_latency(self._folder / "trials" / result.trial_id))
+        observation = observe(self._space, result, read_latency(self._paths.trial(result.trial_id).folder))
         with self._changed:
             self._running.discard(result.trial_id)
             self._counted.add(result.trial_id)
@@ -125,10 +125,10 @@ class Suggestions:
 
     def _lacks_latency(self, trial_id: str) -> bool:
         """Return whether the search needs the latency of a finished network that has none yet."""
-        folder = self._folder / "trials" / trial_id
-        if not needs_latency(self._space) or not (folder / "cut.json").exists() or read_latency(folder) is not None:
+        paths = self._paths.trial(trial_id)
+        if not needs_latency(self._space) or not paths.cut.exists() or read_latency(paths.folder) is not None:
             return False
-        return (folder / RESULT).exists() and read_result(folder / RESULT).status == "done"
+        return paths.result.exists() and read_result(paths.result).status == "done"
 
     def _adopt_records(self) -> None:
         """Look for records of trials that were not run here: workers of an earlier driver may still write them."""
@@ -140,16 +140,18 @@ class Suggestions:
         self._next_scan = now + (now - started) / _SCAN_SHARE
         for trial_id in news:
             self._scanned.add(trial_id)
-            folder = self._folder / "trials" / trial_id
+            paths = self._paths.trial(trial_id)
             try:
-                result = read_result(folder / RESULT)
+                result = read_result(paths.result)
             except DamagedRecord:
                 continue
             trial = match_record(self._arms, result)
             if trial is not None:
                 with self._changed:
                     self._counted.add(trial_id)
-                    self._foreign.append(EvaluatedTrial(trial, observe(self._space, result, read_latency(folder))))
+                    self._foreign.append(
+                        EvaluatedTrial(trial, observe(self._space, result, read_latency(paths.folder)))
+                    )
                     self._changed.notify_all()
 
     def _enough(self) -> bool:
@@ -179,7 +181,7 @@ class Suggestions:
     def _serve(self, unended: Sequence[PlannedTrial]) -> None:
         known = self._known({trial.trial_id for trial in unended})
         # Optuna takes a second to import: in this thread, not in the driver's.
-        proposer = start_study(self._space, self._arms, known, self._folder / JOURNAL)
+        proposer = start_study(self._space, self._arms, known, self._paths.journal)
         for trial in unended:
             proposer.register_running(trial)
         while True:

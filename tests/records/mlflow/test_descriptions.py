@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 
-from orchestrator.records.mlflow.descriptions import experiment_note, run_name, run_note, sweep_note
+from orchestrator.records.mlflow.descriptions import (
+    experiment_description,
+    run_description,
+    run_name,
+    sweep_description,
+)
 from orchestrator.records.mlflow.payload import run_metrics
 from orchestrator.records.sweep_summary import summary_of
 from orchestrator.spec import Retrain, Target
@@ -32,12 +37,14 @@ def test_what_else_varies_stands_in_the_name(make_result):
 
 
 def test_a_run_says_what_came_of_it(make_result):
-    note = run_note(make_result(0, note="one filter short", reused=["baseline"]), "mine", "#/parent")
+    note = run_description(make_result(0, note="one filter short", reused=["baseline"]), "mine", "#/parent")
     assert "[mine](#/parent)" in note
     assert "| test accuracy | 90.00 % | 40.00 % | 87.50 % |" in note
     assert "| MACs | 2,000 | 1,000 | 1,000 |" in note
     assert "one filter short" in note
-    failed = run_note(make_result(0, status="failed", metrics={}, error="a`b\n# c s3://k:hunter2@b/x"), "mine", "#")
+    failed = run_description(
+        make_result(0, status="failed", metrics={}, error="a`b\n# c s3://k:hunter2@b/x"), "mine", "#"
+    )
     assert "`a'b # c s3://***@b/x`" in failed
     assert "|" not in failed
 
@@ -48,19 +55,19 @@ def test_a_sweep_links_its_front_and_fits(make_result):
         for seed in range(300)
     ]
     summary = summary_of(rows, {"accuracy": "max"})
-    note = sweep_note("Which? " * 200, summary, lambda trial_id: f"#/{trial_id}" * 3, "#/artifacts")
+    note = sweep_description("Which? " * 200, summary, lambda trial_id: f"#/{trial_id}" * 3, "#/artifacts")
     assert len(note) < 5000
     assert "300 trials on the front of val_accuracy high, macs low (12 of them)" in note
     assert "[trial0](#/trial0" in note
     assert "[trial299](#/trial299" in note
-    assert sweep_note("Which?", None, lambda trial_id: None, "#").startswith("**Which?**")
-    assert "viewStateShareKey" in experiment_note("Which?", "mine", "#/x?viewStateShareKey=y")
+    assert sweep_description("Which?", None, lambda trial_id: None, "#").startswith("**Which?**")
+    assert "viewStateShareKey" in experiment_description("Which?", "mine", "#/x?viewStateShareKey=y")
 
 
 def test_every_quantity_that_a_note_explains_is_a_metric(make_result):
     """Names change; what explains them must not stay behind."""
     known = {name for name, *_ in run_metrics(make_result(0))} | {"latency_ms", "note", "error", "target.sparsity"}
-    for name in re.findall(r"`([a-z_]+)`", experiment_note("", "", "")):
+    for name in re.findall(r"`([a-z_]+)`", experiment_description("", "", "")):
         assert name in known, name
 
 

@@ -116,11 +116,11 @@ def test_a_failed_trial_has_its_reason_and_loses_it_when_it_succeeds(out, make_r
     diverged = make_result(1, status="diverged", error="NaN loss", metrics={"accuracy": math.nan})
     stopped = make_result(2, status="stopped")
     assert MlflowView(out, "sweep").sync([failed, diverged, stopped]) == 3
-    found = children(out)
-    assert [found[result.trial_id][0] for result in (failed, diverged, stopped)] == ["FAILED", "FAILED", "KILLED"]
-    run = found[failed.trial_id][1]
+    runs = children(out)
+    assert [runs[result.trial_id][0] for result in (failed, diverged, stopped)] == ["FAILED", "FAILED", "KILLED"]
+    run = runs[failed.trial_id][1]
     assert of_run(out, "tags", run)["error"] == "out of memory"
-    assert "accuracy" not in of_run(out, "latest_metrics", found[diverged.trial_id][1])
+    assert "accuracy" not in of_run(out, "latest_metrics", runs[diverged.trial_id][1])
 
     retried = make_result(0)
     assert MlflowView(out, "sweep").sync([retried, diverged, stopped]) == 1

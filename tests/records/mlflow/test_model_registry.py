@@ -47,8 +47,8 @@ def pruned(result, program, digest="abc"):
 def versions(out):
     from mlflow import MlflowClient
 
-    found = MlflowClient(tracking_uri=tracking_uri(out)).search_model_versions("name = 'sweep'")
-    return {one.tags["trial_id"]: one for one in found}
+    entries = MlflowClient(tracking_uri=tracking_uri(out)).search_model_versions("name = 'sweep'")
+    return {entry.tags["trial_id"]: entry for entry in entries}
 
 
 def test_a_registered_network_loads_without_pickle_and_computes_the_same(
@@ -59,8 +59,8 @@ def test_a_registered_network_loads_without_pickle_and_computes_the_same(
     results = [make_result(seed) for seed in range(2)]
     view = MlflowView(out, "sweep")
     view.sync(results)
-    found = view.register([pruned(result, program) for result in results])
-    assert [(one.trial_id, one.version, one.new) for one in found] == [
+    registered = view.register([pruned(result, program) for result in results])
+    assert [(network.trial_id, network.version, network.new) for network in registered] == [
         (results[0].trial_id, "1", True),
         (results[1].trial_id, "2", True),
     ]
@@ -99,14 +99,15 @@ def test_registering_again_adds_nothing_and_says_who_left_the_front(out, make_re
     assert "hunter2" not in versions(out)[results[0].trial_id].description
 
     again = MlflowView(out, "sweep").register([networks[1]])
-    assert [(one.version, one.new) for one in again] == [("2", False)]
-    assert {trial: one.tags["on_front"] for trial, one in versions(out).items()} == {
+    assert [(network.version, network.new) for network in again] == [("2", False)]
+    assert {trial: entry.tags["on_front"] for trial, entry in versions(out).items()} == {
         results[0].trial_id: "false",
         results[1].trial_id: "true",
     }
     assert str(client.get_model_version_by_alias("sweep", "best").version) == "2"
     changed = dataclasses.replace(networks[1], digest="another")
-    assert [(one.version, one.new) for one in MlflowView(out, "sweep").register([changed])] == [("3", True)]
+    (version,) = MlflowView(out, "sweep").register([changed])
+    assert (version.version, version.new) == ("3", True)
 
 
 @pytest.mark.parametrize("call", ["log_model_artifacts", "finalize_logged_model", "create_model_version"])

@@ -13,8 +13,9 @@ from orchestrator.records.records import Latency, recorded_ids, write_latency, w
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.storage.store import Store
+from orchestrator.storage.sweep_paths import SweepPaths
 from orchestrator.sweep.driver import suggestions as suggestions_module
-from orchestrator.sweep.driver.suggestions import JOURNAL, Suggestions
+from orchestrator.sweep.driver.suggestions import Suggestions
 from orchestrator.sweep.planning import Plan, plan
 from orchestrator.sweep.space.arms import PlannedTrial, expand_arms
 
@@ -60,7 +61,9 @@ def run(this: SearchSpace, folder: Path, most: int = 1000, slots: int = 2) -> tu
 
 
 def study(folder: Path) -> optuna.Study:
-    return optuna.load_study(study_name="s", storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))))
+    return optuna.load_study(
+        study_name="s", storage=JournalStorage(JournalFileBackend(str(SweepPaths(folder).journal)))
+    )
 
 
 @pytest.mark.parametrize("search", ["tpe", "nsga2"])

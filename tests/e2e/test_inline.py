@@ -63,7 +63,9 @@ def home(tmp_path: Path) -> Path:
 def run_script(home: Path, line: str, typed: str = "") -> subprocess.CompletedProcess[str]:
     """Run the sweep with a line added to the method's `scores`."""
     script = SCRIPT.format(line=line)
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    # Ray sends breakpoints of its processes, and of theirs, to a debugger of its own; tests before this may have started it.
+    changed = {"MLFLOW_TRACKING_URI", "PYTHONBREAKPOINT"}
+    environment = {name: value for name, value in os.environ.items() if name not in changed}
     return subprocess.run(
         [sys.executable, "-c", script],
         cwd=home, input=typed, capture_output=True, text=True, timeout=300, env=environment,

@@ -63,7 +63,7 @@ def home(tmp_path: Path) -> Path:
 def run_script(home: Path, line: str, typed: str = "") -> subprocess.CompletedProcess[str]:
     """Run the sweep with a line added to the method's `scores`."""
     script = SCRIPT.format(line=line)
-    # Ray sends breakpoints of its processes, and of theirs, to a debugger of its own; tests before this may have started it.
+    # Ray sends breakpoints of its processes and their children to a debugger of its own; earlier tests may run one.
     changed = {"MLFLOW_TRACKING_URI", "PYTHONBREAKPOINT"}
     environment = {name: value for name, value in os.environ.items() if name not in changed}
     return subprocess.run(

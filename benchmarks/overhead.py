@@ -120,31 +120,31 @@ def script(side: str, trials: int, out: Path) -> dict[str, float]:
     return {"seconds": time.perf_counter() - started}
 
 
-def one(side: str, trials: int, out: Path) -> dict[str, float]:
-    """Run one side in this process; seconds from the first line to the last record."""
+def run_side(side: str, trials: int, out: Path) -> dict[str, float]:
+    """Run one side in this process; return the seconds from the first line to the last record."""
     if side in SEARCHES:
         return prunesweep(side, trials, out)
     return bare(trials, out) if side == "bare" else script(side, trials, out)
 
 
 def slope(runs: list[list[dict[str, float]]], what: str, more: int) -> float:
-    """Median over the repeats of the seconds that one more trial takes."""
+    """Return the median over the repeats of the seconds that one more trial takes."""
     return statistics.median((many.get(what, 0.0) - few.get(what, 0.0)) / more for few, many in runs)
 
 
-def table(found: dict[str, list[list[dict[str, float]]]], more: int) -> tuple[str, dict[str, dict[str, float]]]:
-    """Markdown, and the same as numbers: milliseconds a trial."""
-    of: dict[str, dict[str, float]] = {}
-    for side, runs in found.items():
+def table(runs_by_side: dict[str, list[list[dict[str, float]]]], more: int) -> tuple[str, dict[str, dict[str, float]]]:
+    """Return milliseconds a trial as a Markdown table and as numbers."""
+    milliseconds: dict[str, dict[str, float]] = {}
+    for side, runs in runs_by_side.items():
         whole, measuring = (1000 * slope(runs, what, more) for what in ("seconds", "measuring"))
-        of[side] = {"whole": whole, "measuring": measuring}
-        of[side]["bookkeeping"] = whole - measuring - of["bare"]["whole"]
+        milliseconds[side] = {"whole": whole, "measuring": measuring}
+        milliseconds[side]["bookkeeping"] = whole - measuring - milliseconds["bare"]["whole"]
     lines = ["| side | ms a trial | of which latency | bookkeeping | start-up s |", "| --- | --- | --- | --- | --- |"]
-    for side, ms in of.items():
-        start = statistics.median(few["seconds"] for few, _ in found[side])
+    for side, ms in milliseconds.items():
+        start = statistics.median(few["seconds"] for few, _ in runs_by_side[side])
         cells = [side, *(f"{ms[name]:.0f}" for name in ("whole", "measuring", "bookkeeping")), f"{start:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines), of
+    return "\n".join(lines), milliseconds
 
 
 def main() -> None:
@@ -157,27 +157,27 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="write the figures as JSON")
     given = parser.parse_args()
     if given.side:
-        print(json.dumps(one(given.side, given.trials[0], given.out)))
+        print(json.dumps(run_side(given.side, given.trials[0], given.out)))
         return
     few, many = given.trials
     load = [os.getloadavg()]
-    found: dict[str, list[list[dict[str, float]]]] = {side: [] for side in ("bare", *given.sides)}
+    runs_by_side: dict[str, list[list[dict[str, float]]]] = {side: [] for side in ("bare", *given.sides)}
     for _ in range(given.repeats):
-        for side, runs in found.items():
+        for side, runs in runs_by_side.items():
             runs.append([in_a_process(__file__, side, trials=count) for count in (few, many)])
             print(f"{side}: {[round(run['seconds'], 1) for run in runs[-1]]} s", file=sys.stderr, flush=True)
     load.append(os.getloadavg())
-    text, of = table(found, many - few)
+    text, milliseconds = table(runs_by_side, many - few)
     print(text)
-    if "tune_mlflow" in of:
-        for search in [search for search in SEARCHES if search in of]:
-            ratio = of[search]["bookkeeping"] / of["tune_mlflow"]["bookkeeping"]
+    if "tune_mlflow" in milliseconds:
+        for search in [search for search in SEARCHES if search in milliseconds]:
+            ratio = milliseconds[search]["bookkeeping"] / milliseconds["tune_mlflow"]["bookkeeping"]
             print(f"{search}: {ratio:.2f} of what plain Tune with OptunaSearch and MLflow costs (goal: at most 0.5)")
     if given.save:
         facts = {
             "trials": [few, many],
-            "runs": found,
-            "milliseconds_a_trial": of,
+            "runs": runs_by_side,
+            "milliseconds_a_trial": milliseconds,
             "date": date.today().isoformat(),
             "cpus": os.cpu_count(),
             "load_before_and_after": load,

@@ -55,3 +55,14 @@ def metric_rows(extra: Sequence[str] = ()) -> dict[str, Metric]:
             raise SpecError(join("metrics", i), f"there is a metric {row.name!r} already, found {name!r}")
         rows[row.name] = row
     return rows
+
+
+def extra_columns(extra: Sequence[str]) -> list[str]:
+    """Return the columns of the metrics that a search space names; a module that is not here is taken by its name."""
+    columns = []
+    for name in extra:
+        try:
+            columns.append(extra_metric(name).name)
+        except UnknownName:
+            columns.append(name.rpartition(":")[2])
+    return columns

@@ -1,4 +1,4 @@
-"""The site's tables, made from the program itself at every build, so that none can go stale (an mkdocs hook)."""
+"""Make the tables of the site from the program at every build (an mkdocs hook), so that none goes stale."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def filled(markdown: str) -> str:
     """The text with a table under each ``<!-- table: name -->``; raises :class:`NoSuchTable`."""
 
-    def made(found: re.Match[str]) -> str:
-        name = found["name"]
+    def replacement(mark: re.Match[str]) -> str:
+        name = mark["name"]
         if name not in TABLES:
             raise NoSuchTable(f"no table {name!r}; there are {', '.join(TABLES)}")
         return TABLES[name]()
 
-    return _MARK.sub(made, markdown)
+    return _MARK.sub(replacement, markdown)
 
 
 def keys(model: type[BaseModel], path: str = "") -> list[tuple[str, str, str, str]]:
@@ -66,15 +66,15 @@ def keys(model: type[BaseModel], path: str = "") -> list[tuple[str, str, str, st
 
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:
     """The strings under the fields of a class and its bases."""
-    found: dict[str, str] = {}
+    docs: dict[str, str] = {}
     for kind in reversed(model.__mro__):
         if not issubclass(kind, BaseModel) or kind.__module__.startswith("pydantic"):
             continue
         body = typing.cast(ast.ClassDef, ast.parse(inspect.getsource(kind)).body[0]).body
         for field, text in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
-    return found
+                docs[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+    return docs
 
 
 def _kind(annotation: Any) -> str:
@@ -99,8 +99,8 @@ def _kind(annotation: Any) -> str:
 
 def _bounds(metadata: Iterable[Any]) -> str:
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    told = [f" {signs[name]} {getattr(m, name)}" for m in metadata for name in signs if hasattr(m, name)]
-    return " and".join(told)
+    bounds = [f" {signs[name]} {getattr(m, name)}" for m in metadata for name in signs if hasattr(m, name)]
+    return " and".join(bounds)
 
 
 def _default(value: Any) -> str:
@@ -146,8 +146,8 @@ def _stoppers() -> str:
     for entry in (entry for entry in catalogue("searches") if entry["kind"] == "stopper"):
         description = STOPPERS.describe(entry["name"])
         docs = {parameter.name: parameter.doc for parameter in description.parameters}
-        told = [f"`{key}`: {kind}. {docs[key]}" for key, kind in entry["parameters"].items()]
-        rows.append((f"`{description.name}`", description.doc, "<br>".join(told)))
+        parameters = [f"`{key}`: {kind}. {docs[key]}" for key, kind in entry["parameters"].items()]
+        rows.append((f"`{description.name}`", description.doc, "<br>".join(parameters)))
     return table(("name", "what", "parameters"), rows)
 
 

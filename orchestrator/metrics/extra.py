@@ -19,7 +19,7 @@ class Networks:
 
     dense: nn.Module
     pruned: nn.Module
-    """Cut and retrained."""
+    """Cut and retrained. Both are in evaluation mode."""
     example: Tensor
     """One empty image, batch dimension included, on the device of the networks."""
     data: ImageData
@@ -49,6 +49,8 @@ def compute(extra: Sequence[str], networks: Networks) -> tuple[dict[str, float],
     Returns:
         Finite values by column, and a note for each metric that has none: a trained network is not lost with it.
     """
+    networks.dense.eval()
+    networks.pruned.eval()
     values: dict[str, float] = {}
     notes: list[str] = []
     for name in extra:

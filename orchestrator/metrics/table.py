@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from orchestrator.plugins import Registry, UnknownName
 from orchestrator.spec.errors import SpecError, join
 from orchestrator.spec.metric import METRICS, Metric
+from orchestrator.spec.result import TrialResult
+from orchestrator.spec.trial import TrialSpec
 
 EXTRA_METRICS = Registry(
     kind="metric",
@@ -16,6 +18,8 @@ EXTRA_METRICS = Registry(
     base="orchestrator.metrics.extra:ExtraMetric",
 )
 """Metrics that installed packages add; a search space may also name one as ``module:Class``."""
+
+_RESERVED = frozenset({"sweep", *TrialResult.model_fields, *TrialSpec.model_fields})
 
 
 def extra_metric(name: str) -> Metric:
@@ -43,7 +47,7 @@ def metric_rows(extra: Sequence[str] = ()) -> dict[str, Metric]:
     """Return the rows by column: those of every trial, then the metrics that a search space names.
 
     Raises:
-        SpecError: a name that nobody knows, or a column that there is already.
+        SpecError: an unknown metric, or a column that exists already.
     """
     rows = dict(METRICS)
     for i, name in enumerate(extra):
@@ -51,7 +55,20 @@ def metric_rows(extra: Sequence[str] = ()) -> dict[str, Metric]:
             row = extra_metric(name)
         except UnknownName as error:
             raise SpecError(join("metrics", i), str(error)) from None
+        if not row.name.isidentifier() or row.name in _RESERVED:
+            raise SpecError(join("metrics", i), f"{row.name!r} cannot be the name of a column, found it in {name!r}")
         if row.name in rows:
             raise SpecError(join("metrics", i), f"there is a metric {row.name!r} already, found {name!r}")
         rows[row.name] = row
     return rows
+
+
+def extra_columns(extra: Sequence[str]) -> list[str]:
+    """Return the columns of the metrics that a search space names; a module that is not here is taken by its name."""
+    columns = []
+    for name in extra:
+        try:
+            columns.append(extra_metric(name).name)
+        except UnknownName:
+            columns.append(name.rpartition(":")[2])
+    return columns

@@ -8,6 +8,7 @@ from orchestrator.analysis.aggregate import Difference, paired_with_dense
 from orchestrator.analysis.pareto import Direction, pareto_front
 from orchestrator.analysis.rankings import TargetRanking
 from orchestrator.analysis.sensitivity.factors import Importance
+from orchestrator.metrics.table import extra_columns
 from orchestrator.report import formatting
 from orchestrator.report.charts.trade_offs import COSTS
 from orchestrator.report.charts.training import layer_shares
@@ -40,6 +41,8 @@ def setting_table(data: ReportData) -> Table:
     targets = any("target.sparsity" in s.point for s in data.settings)
     metrics = [m for m in SETTING_METRICS if any(row.get(m) is not None for row in data.done)]
     metrics += [m for m in (data.metric,) if m not in metrics and any(r.get(m) is not None for r in data.done)]
+    own = extra_columns(data.space.metrics)
+    metrics += [m for m in own if m not in metrics and any(row.get(m) is not None for row in data.done)]
     columns = [Column("arm"), *([Column("target", name="asked to remove")] if targets else [])]
     columns += [Column(n) for n in (*names, *other)] + [Column(_title(m), m) for m in metrics] + [Column("n")]
     unfinished = any(s.statuses for s in data.settings)

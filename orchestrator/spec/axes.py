@@ -42,11 +42,11 @@ class Range(Value):
 
     @property
     def whole(self) -> bool:
-        """The range is one of whole numbers."""
+        """Whether the range is one of whole numbers."""
         return all(isinstance(x, int) for x in (self.low, self.high, 1 if self.step is None else self.step))
 
     def points(self) -> list[float | int] | None:
-        """The points of a grid, or None where neither `step` nor `grid` says which."""
+        """Return the points of a grid, or None where neither `step` nor `grid` is given."""
         if self.step is not None:
             count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
             values: list[float] = [self.low + i * self.step for i in range(count)]
@@ -84,7 +84,7 @@ class Range(Value):
 
 
 def rounded(value: float) -> float:
-    """Twelve digits: 0.1 + 2 x 0.1 is 0.3 to a user, and must hash as 0.3."""
+    """Round to twelve digits: 0.1 + 2 x 0.1 is 0.3 to a user, and must hash as 0.3."""
     return float(f"{value:.12g}")
 
 
@@ -101,11 +101,11 @@ def check_axes(axes: Any, path: str) -> None:
         if isinstance(axis, list):
             if not axis:
                 raise SpecError(where, "an axis needs at least one value, found []")
-            seen: list[Any] = []
+            previous: list[Any] = []
             for i, value in enumerate(axis):
-                if value in seen and not isinstance(value, bool):
+                if value in previous and not isinstance(value, bool):
                     raise SpecError(join(where, i), f"repeats the value {shown(value)}")
-                seen.append(value)
+                previous.append(value)
         elif isinstance(axis, Mapping):
             try:
                 Range.model_validate(dict(axis))

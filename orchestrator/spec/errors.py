@@ -1,4 +1,4 @@
-"""The one error a user meets for a bad search space: where, what was found, what would be right."""
+"""The error for a bad search space: path, value and remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SpecError(PrunesweepError, ValueError):
 
     Args:
         path: where it stands, e.g. ``arms[1].axes.method.base_lamda_m``.
-        message: what is wrong, repeating the value found.
+        message: what is wrong, with the value.
     """
 
     def __init__(self, path: str, message: str) -> None:
@@ -29,7 +29,7 @@ class SpecError(PrunesweepError, ValueError):
 
 
 def nearest(name: str, among: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` where something similar exists, else the list of names."""
+    """Return ``; did you mean 'x'?`` where a similar name exists, else the list of names."""
     names = sorted(among)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
@@ -38,7 +38,7 @@ def nearest(name: str, among: Iterable[str]) -> str:
 
 
 def join(*parts: str | int) -> str:
-    """A path as a user would write it: ``join('arms', 1, 'axes') == 'arms[1].axes'``."""
+    """Return a path as a user would write it: ``join('arms', 1, 'axes') == 'arms[1].axes'``."""
     text = ""
     for part in parts:
         if isinstance(part, int):
@@ -49,7 +49,7 @@ def join(*parts: str | int) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as the message repeats it, cut to a line."""
+    """Return a value as messages show it, cut to a line."""
     try:
         text = json.dumps(value)
     except (TypeError, ValueError):
@@ -58,12 +58,12 @@ def shown(value: Any) -> str:
 
 
 def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[tuple[str | int, ...], str]:
-    """Location and message of the first problem that pydantic found."""
-    # An unknown key is nearly always a misspelling of the one that is then reported missing: name the cause.
+    """Return location and message of the first problem in an error of pydantic."""
+    # An unknown key is nearly always a misspelling of the one that is reported missing: it comes first.
     problems = sorted(error.errors(include_url=False), key=lambda p: p["type"] != "extra_forbidden")
     problem = problems[0]
     location = tuple(problem["loc"])
-    found = problem["input"]
+    value = problem["input"]
     if problem["type"] == "extra_forbidden":
         return location, f"unknown name {str(location[-1])!r}{nearest(str(location[-1]), _siblings(model, location))}"
     if problem["type"] == "missing":
@@ -71,8 +71,8 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[tuple
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return location, message
-    # Pydantic speaks of "Input should be ..."; a user wants what was expected and what was found.
-    return location, f"{message.replace('Input should be', 'must be')}, found {shown(found)}"
+    # Pydantic says "Input should be ..."; a user needs both what is expected and the value.
+    return location, f"{message.replace('Input should be', 'must be')}, found {shown(value)}"
 
 
 def _siblings(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:

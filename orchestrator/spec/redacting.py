@@ -1,4 +1,4 @@
-"""Text without the secrets of the URIs in it: what may be shown, logged, or kept in a view."""
+"""Remove the secrets of URIs from text that is shown, logged, or kept in a view."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BEARER = re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]{8,}")
 
 
 def redacted(text: str) -> str:
-    """The same text with ``***`` for users and passwords of URIs, for secret query parameters and bearer tokens."""
+    """Return the text with ``***`` for users and passwords of URIs, for secret query parameters and bearer tokens."""
     text = _USER.sub(r"\1***@", text)
     return _BEARER.sub(r"\1 ***", _QUERY.sub(r"\1***", text))
 

@@ -112,8 +112,8 @@ class TrialResult(BaseModel):
             if METRICS[name].dtype == "int":
                 measured[name] = int(count) if count is not None and math.isfinite(count) else None
         return {
-            **fixed,
             **measured,
+            **fixed,
             **{f"seconds_{stage}": seconds for stage, seconds in self.seconds.items()},
             "device": self.device,
             "host": self.host,

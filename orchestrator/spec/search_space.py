@@ -20,39 +20,40 @@ class Arm(Value):
     """A part of the search space: overrides of the base, and axes of its own."""
 
     name: str | None = None
-    """What tables call it; None: its method's name."""
+    """Label in tables; None: its method's name."""
     axes: dict[str, Axis] = Field(default_factory=dict)
     """Axes of this arm alone, beside the shared ones; the same path takes a shared axis's place."""
     overrides: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def label(self) -> str:
+        """The arm's name, else its method's, else ``base``."""
         method = self.overrides.get("method", {})
         named = method.get("name", "") if isinstance(method, Mapping) else method
         return self.name or str(named) or "base"
 
 
 class Search(Value):
-    """How points are taken from the axes; `trials` where the search draws them."""
+    """The search, which takes points from the axes, and its parameters."""
 
     name: str = "grid"
-    """The search."""
+    """Name of the search."""
     trials: int | None = Field(default=None, ge=1)
-    """Points to draw, for searches that draw."""
+    """Number of trials, for searches that draw them."""
     seed: int = 0
-    """Of the draws; the trials' own seeds are an axis."""
+    """Seed of the draws; the trials' own seeds are an axis."""
     blocks: int | None = Field(default=None, ge=2)
-    """Of a `sobol` design over k axes: blocks of 2 k + 2 points each, a power of 2."""
+    """Number of blocks of a `sobol` design, a power of 2; each has 2 k + 2 points over k axes."""
     trajectories: int | None = Field(default=None, ge=2)
-    """Of a `morris` design over k axes: trajectories of k + 1 points each."""
+    """Number of trajectories of a `morris` design; each has k + 1 points over k axes."""
     warm_start: list[str] = Field(default_factory=list)
-    """Other sweeps of the store; those of their trials that lie in this space are known to an adaptive search."""
+    """Other sweeps of the store: an adaptive search is told those of their trials that lie in this space."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of a search of the user's own, as they stand beside the name."""
 
 
 class Resources(Value):
-    """What one trial holds while it runs."""
+    """CPU cores and GPUs that one trial occupies while it runs."""
 
     cpus: float = Field(default=1, gt=0)
     """CPU cores, and as many arithmetic threads."""
@@ -61,34 +62,34 @@ class Resources(Value):
 
 
 AUTO: Literal["auto"] = "auto"
-"""Resources that are measured before the first trial."""
+"""The value of `resources` that are measured before the first trial."""
 
 
 class SearchSpace(Value):
-    """One question, the trials that may answer it, and how to look."""
+    """A question, the trials that may answer it, and the search through them."""
 
     name: str
-    """The sweep's name, and its folder's: letters, digits, `.`, `_` and `-`."""
+    """Name of the sweep and of its folder: letters, digits, `.`, `_` and `-`."""
     question: str | None = None
-    """What the sweep is to answer; tables and the report repeat it."""
+    """Question that the sweep answers; tables and the report show it."""
     base: dict[str, Any] = Field(default_factory=dict)
-    """What all trials have in common: the sections below."""
+    """Configuration that all trials have in common: the sections below."""
     axes: dict[str, Axis] = Field(default_factory=dict)
-    """What varies in every arm: dotted paths (`target.sparsity`), each with a list of values or a range."""
+    """Parameters that vary in every arm: dotted paths (`target.sparsity`), each with a list of values or a range."""
     arms: list[Arm] = Field(default_factory=list)
-    """Parts of the space with overrides of the base and axes of their own, usually one a method."""
+    """Parts of the space with overrides of the base and axes of their own, usually one per method."""
     search: Search = Search()
-    """How points are taken from the axes: a bare name, or a mapping."""
+    """The search, which takes points from the axes: a name, or a mapping."""
     objectives: dict[str, Literal["max", "min"]] = Field(default={"accuracy": "max"})
     """Metrics and the direction in which they are better; the first one ranks."""
     constraints: dict[str, str] = Field(default_factory=dict)
-    """Metrics and what they must keep to, such as `"<= 12"`."""
+    """Metrics and their bounds, such as `"<= 12"`."""
     metrics: list[str] = Field(default_factory=list)
     """Metrics of your own beside those of every trial: installed names, or `module:Class`."""
     stopper: Choice | None = None
-    """What ends weak trials early: a bare name, or a mapping."""
+    """The rule that ends weak trials early: a name, or a mapping."""
     resources: Resources | Literal["auto"] = Resources()
-    """What one trial holds while it runs; `auto`: as many trials a GPU as measured memory and busyness allow."""
+    """CPU cores and GPUs of one trial; `auto`: as many trials per GPU as measured memory and load allow."""
 
     @field_validator("name")
     @classmethod

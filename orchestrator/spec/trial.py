@@ -35,24 +35,24 @@ class Choice(Value):
 
 
 class Baseline(Value):
-    """How the dense network is trained: SGD under a step, cosine or CLR schedule."""
+    """The training of the dense network: SGD under a step, cosine or CLR schedule."""
 
     epochs: int = Field(default=160, ge=0)
     """Passes over the training images."""
     lr: float = Field(default=0.1, gt=0)
     """The highest learning rate of the schedule."""
     schedule: Literal["step", "cosine", "clr"] = "step"
-    """How the rate falls: in steps, along half a cosine, or in one cycle with a warm-up."""
+    """Course of the rate: in steps, along half a cosine, or in one cycle with a warm-up."""
     milestones: list[float] = Field(default=[0.5, 0.75])
     """`step`: shares of the epochs after which the rate is multiplied by `gamma`."""
     gamma: float = Field(default=0.1, gt=0, le=1)
-    """`step`: what the rate is multiplied by at a milestone."""
+    """`step`: factor of the rate at a milestone."""
     batch_size: int = Field(default=64, ge=1)
     """Images of one optimizer step."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: float = Field(default=1e-4, ge=0)
-    """Added to the gradient: this times the weight."""
+    """Factor of the weight that is added to its gradient."""
     nesterov: bool = False
     """Nesterov's momentum instead of the plain one."""
     optimizer: Literal["sgd", "adam"] = "sgd"
@@ -68,19 +68,19 @@ class Baseline(Value):
 
 
 class Target(Value):
-    """What to remove: a share of a quantity, or exact kept counts for every layer."""
+    """The target of pruning: a share of a quantity, or exact kept counts for every layer."""
 
     quantity: Literal["channels", "weights", "params", "macs"] = "macs"
-    """What is counted; `weights` removes single weights, the others whole channels."""
+    """Quantity that is counted; `weights` removes single weights, the others whole channels."""
     sparsity: float | None = Field(default=None, ge=0, lt=1)
-    """The share of the quantity to remove."""
+    """Share of the quantity to remove."""
     scope: Literal["global", "uniform"] | None = None
     """`global`: one ranking over all layers; `uniform`: the same share of every layer; None: as the method prefers."""
     kept: dict[str, int] | list[int] | None = None
     """Kept counts by layer, or of every prunable layer in order."""
     layers: list[str | int] | None = None
-    """Only these layers are pruned, by name or by index among the prunable ones in order; the sparsity is a share of
-    what they carry. None: all of them."""
+    """Layers to prune, by name or by index among the prunable ones in order; the sparsity is a share of their own
+    quantity. None: all of them."""
     steps: list[float] | None = None
     """Iterative pruning: sparsities to pass on the way, retraining after each, e.g. 0.5, 0.75, 0.875 before 0.9."""
 
@@ -116,17 +116,17 @@ class Target(Value):
 
     @property
     def granularity(self) -> Literal["weights", "channels"]:
-        """Single weights go where weights are counted; everything else removes whole channels."""
+        """Single weights where weights are counted, else whole channels."""
         return "weights" if self.quantity == "weights" else "channels"
 
 
 class Retrain(Value):
-    """A retraining schedule and its budget. What is None is as in the dense training."""
+    """A retraining schedule and its budget. A value of None is that of the dense training."""
 
     name: str
-    """The schedule."""
+    """Name of the schedule."""
     epochs: int = Field(default=40, ge=0)
-    """Its budget in passes over the training images; the two from scratch train longer, by rules of their own."""
+    """Budget in passes over the training images; the two schedules from scratch train longer, by their own rules."""
     step_epochs: int | None = Field(default=None, ge=0)
     """Epochs after each step of iterative pruning but the last; None: as many as after the last."""
     batch_size: int | None = Field(default=None, ge=1)
@@ -137,7 +137,7 @@ class Retrain(Value):
 
 
 class TrialSpec(Value):
-    """Everything a trial's result depends on, and nothing else."""
+    """Everything that a trial's result depends on, and nothing else."""
 
     model: Choice
     data: Choice
@@ -148,7 +148,7 @@ class TrialSpec(Value):
     seed: int = Field(default=0, ge=0)
 
     def canonical(self) -> dict[str, Any]:
-        """The specification with defaults and places left out, so that a new option never orphans old results."""
+        """Return the specification without defaults and paths, so that a new option never orphans old results."""
         retrain = self.retrain.model_dump(exclude_defaults=True, exclude={"params"})
         return {
             "model": self.model.canonical(),
@@ -166,17 +166,17 @@ class TrialSpec(Value):
 
     @property
     def baseline_key(self) -> str:
-        """Trials with this key in common start from one dense network."""
+        """Key of the dense network."""
         return key_of("baseline", self._parts("model", "data", "baseline", "seed"))
 
     def sparse_training_key(self, *, for_target: bool) -> str:
-        """Trials with this key in common share a sparse training (``for_target``: it aims at the target's sparsity)."""
+        """Return the key of the sparse training; ``for_target``: it aims at the target's sparsity."""
         parts = ["model", "data", "baseline", "method", "seed", *(["target"] if for_target else [])]
         return key_of("sparse_training", self._parts(*parts) | self._granularity)
 
     @property
     def importance_key(self) -> str:
-        """Trials with this key in common share the importance scores of their dense network."""
+        """Key of the importance scores of the dense network."""
         return key_of("importance", self._parts("model", "data", "baseline", "method", "seed") | self._granularity)
 
     @property
@@ -185,7 +185,7 @@ class TrialSpec(Value):
 
     @property
     def before_last_step(self) -> TrialSpec:
-        """The specification of the step before the last, of a trial whose target has steps."""
+        """Specification of the step before the last, of a trial whose target has steps."""
         *before, last = self.target.steps or []
         target = self.target.model_copy(update={"sparsity": last, "steps": before or None})
         epochs = self.retrain.epochs if self.retrain.step_epochs is None else self.retrain.step_epochs
@@ -193,7 +193,7 @@ class TrialSpec(Value):
 
     @property
     def step_key(self) -> str:
-        """Trials with this key in common pass through one network on the way to their targets."""
+        """Key of the network that this specification leads to, as a step on the way to others."""
         return key_of("step", self.canonical())
 
     def _parts(self, *names: str) -> dict[str, Any]:
@@ -202,7 +202,7 @@ class TrialSpec(Value):
 
 
 def key_of(what: str, parts: Mapping[str, Any]) -> str:
-    """12 hexadecimal digits of the SHA-256 of canonical JSON."""
+    """Return 12 hexadecimal digits of the SHA-256 of canonical JSON."""
     text = json.dumps([what, KEY_VERSION, parts], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

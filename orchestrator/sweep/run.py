@@ -182,6 +182,7 @@ class _Driver:
             store=self._workspace.store.address,
             sweep=self._workspace.sweep,
             data_cache=None if data_cache is None else str(data_cache),
+            metrics=tuple(planned.space.metrics),
         )
         if is_adaptive(planned.space.search):
             suggestions = Suggestions(planned, self._workspace.store, self._folder, self._state.slots)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from orchestrator.metrics.extra import Networks, compute
 from orchestrator.metrics.size import layer_table, sizes
 from orchestrator.spec.errors import PrunesweepError
 from orchestrator.spec.failures import Failure, JobOutcome, classify
@@ -54,14 +55,16 @@ def run_trial(
     cut: Cut | None = None,
     arm: str = "",
     point: Mapping[str, Any] | None = None,
+    metrics: Sequence[str] = (),
 ) -> TrialResult:
     """Run one trial and return its record; what goes wrong is in the record, not raised, but for a full disk.
 
     The pruned network is saved in the trial's folder, shared stages in the store's cache. ``report`` and ``cut`` may
     raise `Stopped`: the record then has what was measured so far, and no final accuracy on the test set. A trial that
     was killed goes on from its last checkpoint, in the folder ``.checkpoint``, and reports the epochs before it again.
+    ``metrics`` names metrics of the user's own, computed after retraining.
     """
-    return execute_trial(spec, workspace, report, cut=cut, arm=arm, point=point)[0]
+    return execute_trial(spec, workspace, report, cut=cut, arm=arm, point=point, metrics=metrics)[0]
 
 
 def execute_trial(
@@ -72,6 +75,7 @@ def execute_trial(
     cut: Cut | None = None,
     arm: str = "",
     point: Mapping[str, Any] | None = None,
+    metrics: Sequence[str] = (),
 ) -> tuple[TrialResult, Failure | None]:
     """Run one trial as `run_trial` does; return its record, and what kind of failure it was if it failed."""
     started = datetime.now(UTC)
@@ -81,7 +85,7 @@ def execute_trial(
         reset_process(spec.seed, workspace.threads)
         checkpoint_folder = workspace.paths.trial(spec.trial_id).checkpoint
         with training_checkpoint(checkpoint_folder, workspace.store.bucket) as checkpoint:
-            measured = _trial(Context(spec, workspace, report or _ignore), cut, checkpoint)
+            measured = _trial(Context(spec, workspace, report or _ignore), cut, checkpoint, metrics)
     except Exception as problem:
         failure = classify(problem)
         if failure.outcome is JobOutcome.STORE_UNAVAILABLE:
@@ -146,7 +150,7 @@ def _status(failure: Failure | None, measured: _Measured) -> Status:
     return "done" if measured.stopped_at is None else "stopped"
 
 
-def _trial(context: Context, on_cut: Cut | None, checkpoint: Checkpoint) -> _Measured:
+def _trial(context: Context, on_cut: Cut | None, checkpoint: Checkpoint, extra: Sequence[str]) -> _Measured:
     spec, data = context.spec, context.data
     pruned = prune(context)
     dense_accuracy = pruned.dense_facts["accuracy"]
@@ -200,9 +204,12 @@ def _trial(context: Context, on_cut: Cut | None, checkpoint: Checkpoint) -> _Mea
     layers = layer_table(pruned.dense, network, context.example)
     save_pruned(context.workspace.trial_folder(spec.trial_id), network, _description(context, pruned))
     transition = context.method().analyse(pruned.dense, before, network, pruned.task, pruned.scores)
+    # Last of all: what a metric of the user's own does to the networks or the random numbers changes nothing else.
+    own, notes = compute(extra, Networks(pruned.dense, network, context.example, data))
     return replace(
         after_cut,
-        metrics=metrics,
+        metrics=metrics | own,
+        note="; ".join(filter(None, [note, *notes])) or None,
         analysis=pruned.analysis | transition,
         layers=layers,
         epochs=[*pruned.epochs, *rows],

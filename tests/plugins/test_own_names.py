@@ -79,6 +79,12 @@ class Depth(ExtraMetric):
         return len(list(networks.pruned.modules()))
 
 
+class Note(ExtraMetric):
+    """Its column would be that of the notes."""
+
+    column = "note"
+
+
 class Robustness(ExtraMetric):
     """Accuracy on test images with noise."""
 
@@ -149,6 +155,7 @@ def test_metrics_change_no_id(module: str) -> None:
         ({"metrics": ["flops"]}, "metrics[0]: unknown metric 'flops'"),
         ({"metrics": ["MODULE:Ends"]}, "metrics[0]: metric 'MODULE:Ends' (MODULE:Ends) does not inherit"),
         ({"metrics": ["MODULE:Depth", "MODULE:Depth"]}, "metrics[1]: there is a metric 'Depth' already"),
+        ({"metrics": ["MODULE:Note"]}, "metrics[0]: 'note' cannot be the name of a column, found it in 'MODULE:Note'"),
         ({"objectives": {"Depth": "min"}}, "objectives.Depth: unknown metric 'Depth'"),
         (
             {

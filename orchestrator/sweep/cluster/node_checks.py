@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.data import DATA
 from orchestrator.methods import METHODS
+from orchestrator.metrics.table import EXTRA_METRICS
 from orchestrator.models import MODELS
 from orchestrator.retrain import SCHEDULES
 from orchestrator.spec.errors import SpecError
@@ -54,7 +55,7 @@ def check_address(address: str) -> None:
         raise UnfitNode(f"--address {address}", f"no Ray cluster answers there: {error}") from error
 
 
-def check_nodes(address: str, store: Store, specs: Iterable[TrialSpec]) -> None:
+def check_nodes(address: str, store: Store, specs: Iterable[TrialSpec], metrics: Iterable[str] = ()) -> None:
     """Check every node that has CPUs, all at once, with Ray connected; takes about two seconds.
 
     Nodes that join later, e.g. by the autoscaler, are not checked.
@@ -63,11 +64,12 @@ def check_nodes(address: str, store: Store, specs: Iterable[TrialSpec]) -> None:
         address: as the user gave it, for the message.
         store: the store; every node writes something small there, and reads what the driver wrote.
         specs: the trials, whose plug-ins must be the same on every node.
+        metrics: metrics of the user's own, likewise.
 
     Raises:
         UnfitNode: a node does not answer, sees another store than the driver, has other code, or lacks GPUs.
     """
-    modules = plugin_modules(specs)
+    modules = plugin_modules(specs, metrics)
     token = secrets.token_hex(8)
     mark, bucket = store.folder / f".preflight-{token}", store.bucket
     nodes = nodes_with("CPU")
@@ -120,9 +122,9 @@ def check_nodes(address: str, store: Store, specs: Iterable[TrialSpec]) -> None:
         raise UnfitNode(f"--address {address}", message)
 
 
-def plugin_modules(specs: Iterable[TrialSpec]) -> list[str]:
+def plugin_modules(specs: Iterable[TrialSpec], metrics: Iterable[str] = ()) -> list[str]:
     """Return the modules outside this package that the trials name: other distributions', and the user's own."""
-    targets: set[str] = set()
+    targets = {EXTRA_METRICS.target(name) for name in metrics}
     for spec in specs:
         named = ((METHODS, spec.method), (MODELS, spec.model), (DATA, spec.data), (SCHEDULES, spec.retrain))
         targets |= {registry.target(choice.name) for registry, choice in named}

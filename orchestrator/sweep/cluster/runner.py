@@ -33,7 +33,8 @@ class RayRunner:
         node_checks.check_address(self._address)
         with tune_runner.cluster(self._address, resources_of(planned.space, workspace.folder).cpus):
             if self._address != "local":
-                node_checks.check_nodes(self._address, workspace.store, [trial.spec for trial in planned.trials])
+                specs = [trial.spec for trial in planned.trials]
+                node_checks.check_nodes(self._address, workspace.store, specs, planned.space.metrics)
             with interruptible() as check:
                 yield check
 

@@ -25,6 +25,8 @@ class WorkerContext:
     cpus: float = 1.0
     out_of_memory_advice: str = ""
     """What the record of a trial adds that ran out of GPU memory and could not have had more."""
+    metrics: tuple[str, ...] = ()
+    """Metrics of the user's own that a trial computes."""
     backoff_marker: str | None = None
     """Name of a file in the sweep's folder: once it exists, no job is begun. None where the allocation is final."""
 
@@ -106,7 +108,7 @@ def decode_request(text: str) -> JobRequest:
     job = fields["job"]
     return JobRequest(
         Job(job["key"], job["kind"], job["arm"], TrialSpec.model_validate(job["spec"]), job["point"]),
-        WorkerContext(**fields["context"]),
+        WorkerContext(**{**fields["context"], "metrics": tuple(fields["context"]["metrics"])}),
         tuple(fields["rungs"]),
         fields["attempt"],
     )

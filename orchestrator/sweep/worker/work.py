@@ -108,7 +108,15 @@ def _do_trial(request: JobRequest, workspace: Workspace, tell: Tell, on_failure:
     store, paths = workspace.store, workspace.paths.trial(job.key)
     reporter = _Reporter(store, paths, request.rungs, tell)
     reporter.delete_verdicts()
-    result, failure = execute_trial(job.spec, workspace, reporter.epoch, cut=reporter.cut, arm=job.arm, point=job.point)
+    result, failure = execute_trial(
+        job.spec,
+        workspace,
+        reporter.epoch,
+        cut=reporter.cut,
+        arm=job.arm,
+        point=job.point,
+        metrics=request.context.metrics,
+    )
     if failure is not None:
         on_failure(failure)
         if _is_retried(failure, request.context):

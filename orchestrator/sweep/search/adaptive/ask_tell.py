@@ -88,7 +88,7 @@ class AskTell:
         self._parameters = Parameters([arm.label for arm in arms], [arm.axes for arm in arms])
         self._observations = {known.trial.trial_id: known.observation for known in evaluated}
         """Of ended trials."""
-        self._asked: dict[str, list[optuna.Trial]] = {}
+        self._pending: dict[str, list[optuna.Trial]] = {}
         """Optuna's trials that wait for the observation of one of ours."""
         self._running: dict[str, PlannedTrial] = {}
         """Trials that an earlier driver drew."""
@@ -112,58 +112,58 @@ class AskTell:
             SpecError: nothing that was suggested could be tried, and no trial has ever ended.
         """
         for attempt in range(_HOPELESS):
-            asked = self._study.ask() if attempt < _PATIENCE else self._ask_unsuggested()
-            index, point = self._point_of(asked)
+            suggestion = self._study.ask() if attempt < _PATIENCE else self._ask_unsuggested()
+            index, point = self._point_of(suggestion)
             self._suggested.add(_point_key(index, point))
             try:
                 trial = self._arms[index].trial(point)
             except SpecError as error:
-                asked.set_user_attr("error", str(error))
-                self._study.tell(asked, state=TrialState.FAIL)
+                suggestion.set_user_attr("error", str(error))
+                self._study.tell(suggestion, state=TrialState.FAIL)
                 self.impossible += 1
                 self.problem = error
                 continue
-            asked.set_user_attr("trial_id", trial.trial_id)
-            asked.set_user_attr("point", json.dumps(dict(trial.point)))
+            suggestion.set_user_attr("trial_id", trial.trial_id)
+            suggestion.set_user_attr("point", json.dumps(dict(trial.point)))
             if trial.trial_id in self._observations:
-                self._tell(asked, self._observations[trial.trial_id])
-            elif trial.trial_id in self._asked:
-                self._asked[trial.trial_id].append(asked)
+                self._tell(suggestion, self._observations[trial.trial_id])
+            elif trial.trial_id in self._pending:
+                self._pending[trial.trial_id].append(suggestion)
             else:
-                self._asked[trial.trial_id] = [asked]
+                self._pending[trial.trial_id] = [suggestion]
                 return trial
             self.repeated += 1
-        if self.problem is not None and not self._observations and not self._asked:
+        if self.problem is not None and not self._observations and not self._pending:
             raise self.problem
         reason = f"; of those that could not be tried, the last: {self.problem}" if self.problem is not None else ""
         raise Exhausted(f"{_HOPELESS} suggestions in a row led to no new trial{reason}")
 
     def register_running(self, trial: PlannedTrial) -> None:
         """Register a trial that an earlier driver drew, so that its observation can be told."""
-        self._asked.setdefault(trial.trial_id, [])
+        self._pending.setdefault(trial.trial_id, [])
         self._running[trial.trial_id] = trial
 
     def tell(self, trial_id: str, observation: Observation) -> None:
         """Tell Optuna the observation of an ended trial."""
         self._observations[trial_id] = observation
-        for asked in self._asked.pop(trial_id, []):
-            self._tell(asked, observation)
+        for suggestion in self._pending.pop(trial_id, []):
+            self._tell(suggestion, observation)
         trial = self._running.pop(trial_id, None)
         if trial is not None:
             self._study.add_trials(self._frozen_trials([EvaluatedTrial(trial, observation)]))
 
     def cancel(self, trial_id: str) -> None:
         """Tell Optuna that a trial will not run now."""
-        for asked in self._asked.pop(trial_id, []):
-            self._study.tell(asked, state=TrialState.FAIL)
+        for suggestion in self._pending.pop(trial_id, []):
+            self._study.tell(suggestion, state=TrialState.FAIL)
 
-    def _tell(self, asked: optuna.Trial, observation: Observation) -> None:
+    def _tell(self, suggestion: optuna.Trial, observation: Observation) -> None:
         for name, violation in observation.violations.items():
-            asked.set_constraint(name, violation)
+            suggestion.set_constraint(name, violation)
         if observation.state == "stopped" and observation.values:
-            asked.report(observation.values[0], _step(observation))
+            suggestion.report(observation.values[0], _step(observation))
         values = list(observation.values) if observation.state == "complete" else None
-        self._study.tell(asked, values, state=_STATES[observation.state])
+        self._study.tell(suggestion, values, state=_STATES[observation.state])
 
     def _ask_unsuggested(self) -> optuna.Trial:
         """Enqueue a point of a finite space that was never suggested, and ask for it."""
@@ -177,15 +177,15 @@ class AskTell:
                 return self._study.ask()
         raise Exhausted("every point of the search space has been tried")
 
-    def _point_of(self, asked: optuna.Trial) -> tuple[int, dict[str, Any]]:
+    def _point_of(self, suggestion: optuna.Trial) -> tuple[int, dict[str, Any]]:
         """Index of the arm and a point of its axes; the seed, which is noise, is not drawn by the sampler."""
-        index, point = self._parameters.draw(asked, joint=self._search.joint)
+        index, point = self._parameters.draw(suggestion, joint=self._search.joint)
         axis = self._arms[index].axes.get(SEED)
         if axis is None:
             return index, point
-        seed = asked.user_attrs.get("seed")
+        seed = suggestion.user_attrs.get("seed")
         if seed is None:
-            seed = random.Random(f"{self._search.seed}/{asked.number}").choice(values(axis) or [0])
+            seed = random.Random(f"{self._search.seed}/{suggestion.number}").choice(values(axis) or [0])
         point[SEED] = seed
         return index, {name: point[name] for name in self._arms[index].axes}
 

@@ -44,7 +44,7 @@ class Parameters:
                 if not (isinstance(axis, list) and len(axis) == 1):
                     self.distributions[names[name]] = _distribution(axis)
 
-    def draw(self, asked: Trial, *, joint: bool) -> tuple[int, dict[str, Any]]:
+    def draw(self, suggestion: Trial, *, joint: bool) -> tuple[int, dict[str, Any]]:
         """Draw the index of an arm and a point of its axes.
 
         ``joint``: the parameters of all arms are drawn, and those of the others ignored, for samplers that take no
@@ -52,10 +52,10 @@ class Parameters:
         """
         values: dict[str, Any] = {}
         if joint:
-            values = {name: _ask(asked, name, distribution) for name, distribution in self.distributions.items()}
+            values = {name: _ask(suggestion, name, distribution) for name, distribution in self.distributions.items()}
         index = 0
         if _ARM in self.distributions:
-            index = self._labels.index(_ask(asked, _ARM, self.distributions[_ARM]))
+            index = self._labels.index(_ask(suggestion, _ARM, self.distributions[_ARM]))
         point: dict[str, Any] = {}
         for name, axis in self._arms[index].items():
             parameter = self._names[index][name]
@@ -64,7 +64,7 @@ class Parameters:
                 point[name] = axis[0]
                 continue
             if parameter not in values:
-                values[parameter] = _ask(asked, parameter, self.distributions[parameter])
+                values[parameter] = _ask(suggestion, parameter, self.distributions[parameter])
             point[name] = _value(axis, values[parameter])
         return index, point
 
@@ -90,15 +90,17 @@ class Parameters:
         return name if all(axes.get(name) == axis for axes in self._arms) else None
 
 
-def _ask(asked: Trial, name: str, distribution: BaseDistribution) -> Any:
+def _ask(suggestion: Trial, name: str, distribution: BaseDistribution) -> Any:
     if isinstance(distribution, CategoricalDistribution):
-        return asked.suggest_categorical(name, distribution.choices)
+        return suggestion.suggest_categorical(name, distribution.choices)
     if isinstance(distribution, IntDistribution):
-        return asked.suggest_int(
+        return suggestion.suggest_int(
             name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
         )
     assert isinstance(distribution, FloatDistribution)
-    return asked.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+    return suggestion.suggest_float(
+        name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+    )
 
 
 def _distribution(axis: Axis) -> BaseDistribution:

@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 
-.PHONY: setup check test quickstart cover cluster-test docs
+.PHONY: setup check test quickstart cover cluster-test simulate docs
 
 setup: $(READY)
 
@@ -26,6 +26,10 @@ test: setup
 
 cover: setup
 	$(BIN)/python -m pytest --cov=orchestrator --cov-report=term-missing:skip-covered
+
+# Sweeps in a world of faults, one a seed: `make simulate SEEDS=10000`, or one that failed again: `make simulate SEED=179`.
+simulate: setup
+	SEEDS=$(or $(SEEDS),1000) SEED=$(SEED) $(BIN)/python -m pytest tests/simulation -s
 
 quickstart: setup
 	$(BIN)/prunesweep run searchspaces/quickstart.yaml

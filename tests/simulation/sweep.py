@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -340,8 +340,8 @@ class Sweep:
         try:
             view.start_parent()
             marks = {trial_id: record_fingerprint(folder / "trials" / trial_id) for trial_id in ids}
-            lacking = view.lacking(marks)
-            view.sync([read_result(folder / "trials" / i / "result.json") for i in lacking], {}, marks)
+            outdated = view.outdated(marks)
+            view.sync([read_result(folder / "trials" / i / "result.json") for i in outdated], {}, marks)
         except MlflowFailure as failure:
             self.world.note(f"views: {failure}")
 
@@ -389,6 +389,7 @@ class Sweep:
     def execute_trial(
         self, spec: TrialSpec, workspace: Workspace, report: Callable[[EpochRow, int], None], *,
         cut: Callable[[dict[str, float]], None] | None = None, arm: str = "", point: Mapping[str, Any] | None = None,
+        metrics: Sequence[str] = (),
     ) -> tuple[TrialResult, Failure | None]:  # fmt: skip
         """What `trial.run.execute_trial` does, without any arithmetic."""
         trial_id = spec.trial_id
@@ -396,13 +397,13 @@ class Sweep:
         self.executed[trial_id] += 1
         self._busy += 1
         fields: dict[str, Any] = {"trial_id": trial_id, "spec": spec, "arm": arm, "point": dict(point or {})}
-        metrics = {"macs": 1e3 * (1 - (spec.target.sparsity or 0)), "val_accuracy": 0.5}
+        sizes = {"macs": 1e3 * (1 - (spec.target.sparsity or 0)), "val_accuracy": 0.5}
         rows: list[EpochRow] = []
         try:
             for stage in stages_of(spec):
                 self.stage(stage.name, stage.key, workspace)
             if cut is not None:
-                cut(dict(metrics))
+                cut(dict(sizes))
             for epoch in range(_EPOCHS):
                 self.world.wait(self.world.random.uniform(0.5, 3))
                 if self.per_gpu > 1 and self._busy > 2 * self.memory:
@@ -417,9 +418,9 @@ class Sweep:
             for path in (workspace.paths.trial(trial_id).network, workspace.paths.trial(trial_id).cut):
                 with atomic.replacing(path) as temporary:
                     temporary.write_bytes(trial_id.encode())
-            return TrialResult(**fields, status="done", metrics=metrics, epochs=rows), None
+            return TrialResult(**fields, status="done", metrics=sizes, epochs=rows), None
         except Stopped as stop:
-            return TrialResult(**fields, status="stopped", stopped_at=stop.share, metrics=metrics, epochs=rows), None
+            return TrialResult(**fields, status="stopped", stopped_at=stop.share, metrics=sizes, epochs=rows), None
         except Exception as problem:
             if store_unavailable(problem):
                 raise
@@ -538,7 +539,7 @@ class Sweep:
                     world.wait(0.5)
 
         @contextmanager
-        def client_alone(out: Path) -> Iterator[Client]:
+        def locked_client(out: Path) -> Iterator[Client]:
             yield self.client
 
         with ExitStack() as stack:
@@ -546,7 +547,7 @@ class Sweep:
             patch.setenv("MLFLOW_TRACKING_URI", "http://simulated.invalid")
             patch.setattr(Store, "open", staticmethod(open_store))
             patch.setattr(fcntl, "flock", flock)
-            patch.setattr(mlflow_view, "client_alone", client_alone)
+            patch.setattr(mlflow_view, "locked_client", locked_client)
             patch.setattr(trial_run, "execute_trial", self.execute_trial)
             patch.setattr(trial_run, "run_stage", self.run_stage)
             patch.setattr(lease, "threading", SimpleNamespace(Thread=self._thread, Event=self._event))

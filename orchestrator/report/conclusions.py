@@ -46,7 +46,7 @@ def conclude(data: ReportData, importances: Sequence[Importance]) -> Conclusions
     limits = tuple(_limits(data, by_target))
     best = best_within(data, data.space.constraints)
     if best is None:
-        headline = f"There is no best setting: no finished trial has a value of {_name(metric)}" + (
+        headline = f"There is no best setting: no finished trial has a value of {formatting.label(metric)}" + (
             " within the constraints." if data.space.constraints else "."
         )
         return Conclusions(headline, (), limits, None, by_target)
@@ -99,7 +99,7 @@ def statistics_of(difference: Difference, metric: str) -> str:
 
 def _headline(data: ReportData, best: Setting) -> str:
     metric, mean = data.metric, best.metric(data.metric)
-    within = ", ".join(f"{_name(name)} {text}" for name, text in data.space.constraints.items())
+    within = ", ".join(f"{formatting.label(name)} {text}" for name, text in data.space.constraints.items())
     chosen = " on the validation images" if data.choice == "val_accuracy" else ""
     start = f"Best{chosen}{f' within {within}' if within else ''}: {data.names.of(best)}."
     if mean is None:
@@ -113,7 +113,7 @@ def _headline(data: ReportData, best: Setting) -> str:
     savings += [f"{faster.mean:.2f} times as fast as the dense network"] if faster and faster.mean != 1 else []
     value = formatting.mean_sd(mean, metric) + (" %" if formatting.is_share(metric) else "")
     return (
-        f"{start} It has {value} {_name(metric)} ({', '.join(d for d in details if d)})"
+        f"{start} It has {value} {formatting.label(metric)} ({', '.join(d for d in details if d)})"
         + (f", with {_enumerate(savings)}" if savings else "")
         + "."
     )
@@ -198,10 +198,11 @@ def _most_important(importances: Sequence[Importance], metric: str) -> str:
     if sum(i.value or 0 for i in known) < _LEAST_EXPLAINED:
         seeds = f"; the seeds account for {100 * floor:.0f} % of its variance" if floor is not None else ""
         return (
-            f"Which parameter matters most is unknown: a random forest does not predict the {_name(metric)} "
+            f"Which parameter matters most is unknown: a random forest does not predict the {formatting.label(metric)} "
             f"of held-out settings{seeds}."
         )
-    share = f"{_share(top)} of the variance of {_name(metric)} over all settings, as estimated by a random forest"
+    variance = f"the variance of {formatting.label(metric)} over all settings"
+    share = f"{_share(top)} of {variance}, as estimated by a random forest"
     if floor is None:
         return f"Of the varied parameters, {_parameter(top.parameter)} matters most: it accounts for {share}."
     if (top.low or 0) <= floor:
@@ -289,10 +290,6 @@ def _share(importance: Importance) -> str:
 
 def _parameter(name: str) -> str:
     return {"arm": "the arm (method)", "target.sparsity": "the share removed (target.sparsity)"}.get(name, name)
-
-
-def _name(metric: str) -> str:
-    return formatting.METRICS.get(metric, metric)
 
 
 def _count(number: int, noun: str) -> str:

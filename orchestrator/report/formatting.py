@@ -9,31 +9,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.analysis.aggregate import Mean, Setting
+from orchestrator.spec.metric import METRICS
 
 QUANTITIES = {"macs": "MACs", "params": "parameters", "weights": "weights", "channels": "filters"}
-METRICS = {
-    "accuracy": "test accuracy",
-    "val_accuracy": "validation accuracy",
-    "top5_accuracy": "top-5 test accuracy",
-    "pruned_accuracy": "test accuracy before retraining",
-    "dense_accuracy": "test accuracy of the dense network",
-    "accuracy_drop": "loss of test accuracy",
-    "mac_sparsity": "MACs removed",
-    "param_sparsity": "parameters removed",
-    "filter_sparsity": "filters removed",
-    "weight_sparsity": "weights removed",
-    "latency_ms": "latency in ms",
-    "latency_speedup": "measured speed-up",
-    "compression_ratio": "compression ratio",
-    "macs": "MACs",
-    "params": "parameters",
-}
 NETWORK = ("model", "data")
 
 
 def is_share(metric: str) -> bool:
     """Return whether the metric is a share of 0 to 1, shown as a percentage."""
-    return metric.endswith(("accuracy", "_sparsity", "accuracy_drop"))
+    if metric in METRICS:
+        return METRICS[metric].unit == "share"
+    return metric.endswith(("accuracy", "_sparsity"))
+
+
+def label(metric: str) -> str:
+    """Return the name of a metric in texts and figures."""
+    return METRICS[metric].label if metric in METRICS else metric.replace("_", " ")
 
 
 def shown(value: float, metric: str) -> str:
@@ -111,8 +102,7 @@ def unbroken(text: str) -> str:
 
 def titles(metric: str) -> str:
     """Return the title of an axis or a column for a metric, with its unit."""
-    name = METRICS.get(metric, metric.replace("_", " "))
-    return f"{name}, %" if is_share(metric) else name
+    return f"{label(metric)}, %" if is_share(metric) else label(metric)
 
 
 class Names:

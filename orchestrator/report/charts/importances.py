@@ -41,7 +41,7 @@ def importance_bars(importances: Sequence[Importance], metric: str) -> Bars | No
     if noise is not None and noise.value is not None:
         floor = (noise.value, f"seeds: {100 * noise.value:.1f} %")
         caption += " Left of the dotted line a parameter has no larger effect than the seed."
-    title = f"Importance of the parameters for {formatting.METRICS.get(metric, metric)}"
+    title = f"Importance of the parameters for {formatting.label(metric)}"
     return Bars("importances", title, caption, "share of the variance", [str(x) for x in groups[0].x], groups, floor)
 
 
@@ -89,12 +89,14 @@ def design_bars(importances: Sequence[Importance], metric: str) -> Bars | None:
             groups.append(_series(name, members, len(groups)))
     if not groups:
         return None
-    label = formatting.METRICS.get(metric, metric)
     if len(groups) > 1:
-        title, x_title = f"Sobol indices of {label}", "share of the variance"
+        title, x_title = f"Sobol indices of {formatting.label(metric)}", "share of the variance"
         caption = "Shares of the variance over the design's points, with 95 % intervals over its blocks."
     else:
-        title, x_title = f"Morris effects on {label}", f"change of {label} over the parameter's span"
+        title, x_title = (
+            f"Morris effects on {formatting.label(metric)}",
+            f"change of {formatting.label(metric)} over the parameter's span",
+        )
         caption = "Over the design's trajectories, with 95 % intervals. A ranking, not shares of the variance."
     return Bars("design", title, caption, x_title, [str(x) for x in groups[0].x], groups)
 

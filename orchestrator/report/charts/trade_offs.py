@@ -151,9 +151,9 @@ def _hover(data: ReportData, setting: Setting, x: Mean, y: Mean, cost: str, metr
     unit_x, unit_y = (" %" if formatting.is_share(name) else "" for name in (cost, metric))
     lines = [
         f"<b>{data.names.of(setting)}</b>",
-        f"{formatting.METRICS.get(metric, metric)}: {formatting.mean_sd(y, metric)}{unit_y} (n = {y.n})",
+        f"{formatting.label(metric)}: {formatting.mean_sd(y, metric)}{unit_y} (n = {y.n})",
         formatting.interval(y.low, y.high, metric),
-        f"{formatting.METRICS.get(cost, cost)}: {formatting.mean_sd(x, cost)}{unit_x}",
+        f"{formatting.label(cost)}: {formatting.mean_sd(x, cost)}{unit_x}",
     ]
     return "<br>".join(line for line in lines if line)
 
@@ -173,7 +173,7 @@ def _thinned(known: Sequence[Setting], always: set[int]) -> set[int]:
 
 
 def _title_and_caption(metric: str, cost: str, network: tuple[str, str] | None, bars: bool) -> tuple[str, str]:
-    name, by = formatting.METRICS.get(metric, metric), formatting.METRICS.get(cost, cost)
+    name, by = formatting.label(metric), formatting.label(cost)
     title = f"{name[0].upper()}{name[1:]} against {by}" + (f": {network[0]} on {network[1]}" if network else "")
     better = "right" if COSTS[cost] == "max" else "left"
     caption = (

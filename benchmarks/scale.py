@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py [--trials 10000] [--store FOLDER]
 
-The records are real files with the trial ids of the plan and invented numbers; every command runs in a process of its own.
+The records are real files with the trial ids of the plan and invented numbers; every command runs in its own process.
 The resumed sweep has one trial left: its time is measured until a worker starts that trial, and compared with that of a
 sweep with this trial only. The first views are the one-time cost of a lost MLflow database.
 """

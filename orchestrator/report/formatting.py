@@ -9,25 +9,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.analysis.aggregate import Mean, Setting
-from orchestrator.spec.metric import METRICS
+from orchestrator.spec.metric import METRICS, Metric
+
+MetricLike = str | Metric
+"""A metric's row, or the name of a metric of every trial; other names are formatted by their ending."""
 
 QUANTITIES = {"macs": "MACs", "params": "parameters", "weights": "weights", "channels": "filters"}
 NETWORK = ("model", "data")
 
 
-def is_share(metric: str) -> bool:
+def is_share(metric: MetricLike) -> bool:
     """Return whether the metric is a share of 0 to 1, shown as a percentage."""
-    if metric in METRICS:
-        return METRICS[metric].unit == "share"
-    return metric.endswith(("accuracy", "_sparsity"))
+    row = metric if isinstance(metric, Metric) else METRICS.get(metric)
+    return row.unit == "share" if row is not None else str(metric).endswith(("accuracy", "_sparsity"))
 
 
-def label(metric: str) -> str:
+def label(metric: MetricLike) -> str:
     """Return the name of a metric in texts and figures."""
-    return METRICS[metric].label if metric in METRICS else metric.replace("_", " ")
+    row = metric if isinstance(metric, Metric) else METRICS.get(metric)
+    return row.label if row is not None else str(metric).replace("_", " ")
 
 
-def shown(value: float, metric: str) -> str:
+def shown(value: float, metric: MetricLike) -> str:
     """Format a value of a metric, e.g. ``99.10 %``, ``0.232``, ``1.45``."""
     if not math.isfinite(value):
         return "no number"
@@ -46,12 +49,12 @@ def signed(value: float, form: str) -> str:
     return f"{value:+{form}}".replace("-", "−")
 
 
-def difference(value: float, metric: str) -> str:
+def difference(value: float, metric: MetricLike) -> str:
     """Format a signed difference, that of shares in percentage points, e.g. ``+0.06 points``."""
     return f"{signed(100 * value, '.2f')} points" if is_share(metric) else signed(value, ".4g")
 
 
-def mean_sd(mean: Mean | None, metric: str) -> str:
+def mean_sd(mean: Mean | None, metric: MetricLike) -> str:
     """Format mean and standard deviation, e.g. ``99.10 ± 0.02`` (shares in percent); empty for None."""
     if mean is None:
         return ""
@@ -70,7 +73,7 @@ def p_value(p: float | None) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.01 else f"p = {p:.2f}"
 
 
-def interval(low: float | None, high: float | None, metric: str) -> str:
+def interval(low: float | None, high: float | None, metric: MetricLike) -> str:
     """Format a confidence interval, e.g. ``95 % interval 98.90 to 99.40 %``; empty if an end is None."""
     if low is None or high is None:
         return ""
@@ -100,7 +103,7 @@ def unbroken(text: str) -> str:
     return re.sub(r"(?<=\d) (?=%)|(?<=\b[npd]) (?=[=<])|(?<=[=<±]) (?=[\d−])|(?<=\d) (?=±)", "\u00a0", text)
 
 
-def titles(metric: str) -> str:
+def titles(metric: MetricLike) -> str:
     """Return the title of an axis or a column for a metric, with its unit."""
     return f"{label(metric)}, %" if is_share(metric) else label(metric)
 

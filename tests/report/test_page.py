@@ -111,6 +111,29 @@ def test_the_table_of_settings_is_the_rows_folded(make_sweep: MakeSweep) -> None
         assert {f"{key}.csv", f"{key}.md", f"{key}.tex"} <= names
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_metric_of_the_users_own_is_a_column(
+    make_sweep: MakeSweep, space_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_metrics.py").write_text(
+        "from orchestrator.metrics.extra import ExtraMetric, Networks\n\n\n"
+        "class Agreement(ExtraMetric):\n"
+        '    """Share of the images that the dense network classifies alike."""\n\n'
+        '    column = "agreement"\n    unit = "share"\n    label = "agreement with the dense network"\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def numbers(trial: Any) -> dict[str, Any]:
+        return {"accuracy": 0.9, "val_accuracy": 0.9, "agreement": 0.75 + 0.01 * trial.spec.seed}
+
+    path = report_page(make_sweep(space_text + "metrics: ['own_metrics:Agreement']\n", numbers))
+    head, _, first, *_ = (path.parent / "tables" / "settings.md").read_text().splitlines()
+    assert "agreement with the dense network, %" in head
+    assert "76.00 ± 1.00" in first
+    with open(path.parent / "tables" / "settings.csv", newline="") as file:
+        assert float(next(csv.DictReader(file))["agreement"]) == pytest.approx(0.76)
+
+
 def test_trade_offs_show_the_front(make_sweep: MakeSweep) -> None:
     data = report_data(make_sweep())
     chart = trade_offs.trade_off(data, "mac_sparsity", data.networks[0])

@@ -1,4 +1,4 @@
-# The environment lies in .venv; VENV=/another/place moves it. It is rebuilt when the dependency files change.
+# The environment is in .venv, or in VENV=/another/folder. It is updated when the dependency files change.
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
@@ -44,8 +44,8 @@ docs: setup
 	$(BIN)/python -m mkdocs build --strict
 	@echo "Read it: build/site/index.html"
 
-# Three hosts made of namespaces on this machine, `ray up`, a lost link, a lost head. Linux and root; about five minutes
-# and 4 GB. Needs Debian's openssh-server, openssh-client, rsync, iproute2 and util-linux; says so where one is missing.
+# Tests a cluster of three hosts made of namespaces on this machine: `ray up`, a lost connection, a lost head. Needs Linux,
+# root, about five minutes and 4 GB, and Debian's openssh-server, openssh-client, rsync, iproute2 and util-linux.
 cluster-test: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'ray[default]'
 	PRUNESWEEP_CLUSTER_TEST=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster -s -rs

@@ -1,4 +1,4 @@
-"""One side of a benchmark in a process and a folder of its own, so that nothing of another side is warm."""
+"""Run one side of a benchmark in a process and a folder of its own, without caches of another side."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 
 def in_a_process(script: str, side: str, **arguments: int) -> dict[str, Any]:
-    """Call a script again with `--side`, its other arguments and `--out`; what it printed last, which is JSON."""
+    """Call a script again with `--side`, its other arguments and `--out`; return the JSON that it printed last."""
     given = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, script, "--side", side, *given, "--out", folder]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{side} failed ({' '.join(given)}):\n{done.stdout}{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    output: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return output

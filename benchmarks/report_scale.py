@@ -1,4 +1,4 @@
-"""How long a report takes, and how much memory, on a made-up sweep of ten thousand trials with fifty epochs each.
+"""Measure time and memory of a report on an invented sweep of ten thousand trials with fifty epochs each.
 
     python benchmarks/report_scale.py [--store FOLDER]
 
@@ -45,7 +45,7 @@ arms: [random, l1_norm, taylor, functionality, hrank, pfp, sfp, fpgm, network_sl
 
 
 def make(store: Path) -> Path:
-    """The folder of the made-up sweep."""
+    """Write the invented sweep and return its folder."""
     folder = store / "ten_thousand"
     (folder / "parquet").mkdir(parents=True, exist_ok=True)
     (folder / "searchspace.yaml").write_text(SPACE)
@@ -133,7 +133,7 @@ def main() -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds = time.monotonic() - started
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        found = {
+        measured = {
             "trials": trials,
             "epochs": trials * EPOCHS,
             "wall_s": round(seconds, 1),
@@ -142,7 +142,7 @@ def main() -> None:
             "page_mib": round((folder / "report" / "index.html").stat().st_size / 2**20, 1),
             "machine": platform.processor() or platform.machine(),
         }
-        print(json.dumps(found, indent=2))
+        print(json.dumps(measured, indent=2))
 
 
 if __name__ == "__main__":

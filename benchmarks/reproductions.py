@@ -1,4 +1,4 @@
-"""The tables of docs/reproductions.md: sweeps beside the printed rows of papers 002 (table 1) and 003 (table 4).
+"""Print the tables of docs/reproductions.md, which compare sweeps with papers 002 (table 1) and 003 (table 4).
 
     prunesweep run searchspaces/mnist_lenet300_published.yaml --set data.path=FOLDER
     prunesweep run searchspaces/mnist_lenet5_published.yaml --set data.path=FOLDER
@@ -35,51 +35,53 @@ def main() -> None:
     options = parser.parse_args()
     results = [result for folder in options.sweeps for result in read_results(folder) if result.status == "done"]
     for network in dict.fromkeys(result.spec.model.name for result in results):
-        found = [result for result in results if result.spec.model.name == network]
-        print(f"### {NETWORKS[network]}\n\n{errors(network, found)}\n\n{layers(network, found)}\n")
+        trials = [result for result in results if result.spec.model.name == network]
+        print(f"### {NETWORKS[network]}\n\n{errors(network, trials)}\n\n{layers(network, trials)}\n")
     if options.csv:
         write(options.csv, results)
 
 
 def errors(network: str, results: list[TrialResult]) -> str:
-    """Test errors in percent, printed and ours."""
+    """Return the table of test errors in percent, published and ours."""
     lines = [
-        "| method | kept: printed | ours | error before: printed | ours | after: printed | ours | difference |",
+        "| method | kept: published | ours | error before: published | ours | after: published | ours | difference |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for method in PRINTED_AS:
         own = [result for result in results if result.spec.method.name == method]
         if not own:
             continue
-        printed = printed_row(network, method)
-        before, after = printed.get("before"), printed.get("after")
+        published = published_row(network, method)
+        before, after = published.get("before"), published.get("after")
         kept = _mean([100 * (1 - result.metrics["weight_sparsity"]) for result in own])
         dense = _mean([100 * (1 - result.metrics["dense_accuracy"]) for result in own])
         ours = [100 * (1 - result.metrics["accuracy"]) for result in own]
         difference = "" if after is None else f"{statistics.fmean(ours) - after:+.2f}"
-        cells = (_cell(printed.get("kept")), kept, _cell(before), dense, _cell(after), _mean(ours), difference)
+        cells = (_cell(published.get("kept")), kept, _cell(before), dense, _cell(after), _mean(ours), difference)
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def layers(network: str, results: list[TrialResult]) -> str:
-    """Percent of every layer's weights that stay, beside paper 002, table 4."""
-    printed = {row["layer"]: row for row in table("002", 4).rows if row["group"] == NETWORKS[network].replace("-", "_")}
+    """Return the table of the share of weights kept by layer, with paper 002, table 4."""
+    published = {
+        row["layer"]: row for row in table("002", 4).rows if row["group"] == NETWORKS[network].replace("-", "_")
+    }
     columns = {"lwc": "LWC_han2015", "dns": "DNS_guo2016", "mlprune": "MLPrune"}
     methods = [m for m in PRINTED_AS if any(r.spec.method.name == m for r in results)]
-    heads = [f"{m}{' (printed)' if m in columns else ''}" for m in methods]
+    heads = [f"{m}{' (published)' if m in columns else ''}" for m in methods]
     lines = [f"| layer | weights | {' | '.join(heads)} |", "|---" * (len(methods) + 2) + "|"]
-    for name, row in printed.items():
+    for name, row in published.items():
         cells = []
         for method in methods:
             shares = [_kept_share(r, name, row["weight_count"]) for r in results if r.spec.method.name == method]
-            told = f" ({row[columns[method]]})" if method in columns else ""
-            cells.append(f"{statistics.fmean(shares):.2f}{told}")
+            published_share = f" ({row[columns[method]]})" if method in columns else ""
+            cells.append(f"{statistics.fmean(shares):.2f}{published_share}")
         lines.append(f"| {name} | {row['weight_count']:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def printed_row(network: str, method: str) -> dict[str, Any]:
+def published_row(network: str, method: str) -> dict[str, Any]:
     if method == "autoprune":
         rows = [r for r in table("003", 4).rows if r["model"] == NETWORKS[network] and "AutoPrune" in r["method"]]
         row = max(rows, key=lambda row: row["cr_factor"])
@@ -93,7 +95,7 @@ def printed_row(network: str, method: str) -> dict[str, Any]:
 
 
 def write(path: Path, results: Iterable[TrialResult]) -> None:
-    """One line a trial: what was asked, accuracies, and what every layer keeps."""
+    """Write one line per trial: target, accuracies, and the share kept of every layer."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
@@ -113,7 +115,7 @@ def write(path: Path, results: Iterable[TrialResult]) -> None:
 
 
 def _kept_share(result: TrialResult, layer: str, weights: int) -> float:
-    """Percent of a layer's weights; biases, which records count as well, all stay."""
+    """Return the percentage of a layer's weights kept; records count biases too, which are never removed."""
     chosen = [row for row in result.layers if layer in ("total", row.layer)]
     biases = sum(row.dense_params for row in chosen) - weights
     return 100 * (sum(row.nonzero for row in chosen) - biases) / weights

@@ -1,11 +1,10 @@
-"""What a sweep of ten thousand recorded trials costs to look at, to resume and to show: seconds and memory.
+"""Measure time and memory of status, resume, sync and report for a sweep of ten thousand recorded trials.
 
     python benchmarks/scale.py [--trials 10000] [--store FOLDER]
 
-The records are real files with the trial ids of the plan and made-up numbers in them; every command runs in a process
-of its own. A resumed sweep has one trial left: the time is that until a worker is at it, beside that of a sweep whose
-only trial it is. The first views are the cost of a lost MLflow database, paid once; a running sweep pays it trial by
-trial.
+The records are real files with the trial ids of the plan and invented numbers; every command runs in its own process.
+The resumed sweep has one trial left: its time is measured until a worker starts that trial, and compared with that of a
+sweep with this trial only. The first views are the one-time cost of a lost MLflow database.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ base:
   retrain: {name: fine_tune, epochs: 1}
 """
 A_SPARSITY = 4 * 10 * 5 * 5
-"""Trials of one value of the sparsity."""
+"""Number of trials per value of the sparsity."""
 LAYERS = [f"layer{i // 6 + 1}.{i // 2 % 3}.conv{i % 2 + 1}" for i in range(18)]
 _LONGEST = 3600.0
 
@@ -72,7 +71,7 @@ class Cost:
 
 
 def make(store: Path, trials: int) -> Path:
-    """The folder of a sweep that has recorded every trial but the first."""
+    """Write a sweep with a record of every trial except the first, and return its folder."""
     folder = store / "scale"
     folder.mkdir(parents=True, exist_ok=True)
     sparsities = [round(0.1 + 0.8 * i / max(1, trials // A_SPARSITY - 1), 3) for i in range(trials // A_SPARSITY)]
@@ -87,7 +86,7 @@ def make(store: Path, trials: int) -> Path:
 
 
 def write_record(folder: Path, trial: PlannedTrial, number: int, dice: random.Random) -> None:
-    """What a trial leaves behind, but for the tensors."""
+    """Write the files of a trial, except its tensors."""
     share, epochs = float(trial.spec.target.sparsity or 0), trial.spec.retrain.epochs
     accuracy = 0.92 - 0.15 * share**3 / math.log2(2 + epochs) + dice.gauss(0, 0.003)
     started = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=30 * number)
@@ -179,11 +178,11 @@ def write_record(folder: Path, trial: PlannedTrial, number: int, dice: random.Ra
 
 
 def cost(what: str, store: Path, *words: str, until: Callable[[], bool] | None = None) -> Cost:
-    """One command; with ``until``, the seconds to that moment (the CPU's are those of the whole command)."""
+    """Measure one command; with ``until``, the seconds until that moment (CPU seconds are of the whole command)."""
     started = time.monotonic()
-    with open(store / "said.txt", "ab") as said:
+    with open(store / "said.txt", "ab") as log:
         command = [sys.executable, "-m", "orchestrator", *words, "--out", str(store)]
-        process = subprocess.Popen(command, cwd=store, stdout=said, stderr=said)
+        process = subprocess.Popen(command, cwd=store, stdout=log, stderr=log)
     while until is not None and not until() and time.monotonic() - started < _LONGEST:
         if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             break
@@ -195,13 +194,13 @@ def cost(what: str, store: Path, *words: str, until: Callable[[], bool] | None =
         sys.exit(f"{words} ended with {process.returncode}:\n{(store / 'said.txt').read_text()[-3000:]}")
     if until is None:
         seconds = time.monotonic() - started
-    found = Cost(what, round(seconds, 2), round(used.ru_utime + used.ru_stime, 2), used.ru_maxrss // 1024)
-    print(f"{what:>46}: {found.seconds:8.2f} s, CPU {found.cpu_seconds:8.2f} s, {found.peak_mib} MiB", flush=True)
-    return found
+    cost = Cost(what, round(seconds, 2), round(used.ru_utime + used.ru_stime, 2), used.ru_maxrss // 1024)
+    print(f"{what:>46}: {cost.seconds:8.2f} s, CPU {cost.cpu_seconds:8.2f} s, {cost.peak_mib} MiB", flush=True)
+    return cost
 
 
 def first_job(store: Path) -> Callable[[], bool]:
-    """Tells when a worker has taken the lock of the first stage."""
+    """Return a function that tells whether a worker has acquired the lock of the first stage."""
     return lambda: any((store / "cache/baseline").glob(".*.lock"))
 
 
@@ -237,7 +236,7 @@ def main() -> None:
         if given.save:
             facts = {
                 "trials": given.trials // A_SPARSITY * A_SPARSITY,
-                "costs": [asdict(one) for one in costs],
+                "costs": [asdict(cost) for cost in costs],
                 "date": date.today().isoformat(),
                 "cpus": os.cpu_count(),
                 "load": load,

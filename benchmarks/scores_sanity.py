@@ -48,9 +48,9 @@ def main() -> None:
         for method in options.methods:
             cells, dense = [], []
             for sparsity in options.sparsities:
-                found = [_accuracies(options, method, sparsity, seed, workspace) for seed in range(options.seeds)]
-                dense = [before for before, _ in found]
-                cells.append(_cell([after for _, after in found]))
+                accuracies = [_accuracies(options, method, sparsity, seed, workspace) for seed in range(options.seeds)]
+                dense = [before for before, _ in accuracies]
+                cells.append(_cell([after for _, after in accuracies]))
             print(f"| {method} | {' | '.join(cells)} |", flush=True)
         print(f"\nMean ± standard deviation of {options.seeds} seeds, % of the test set; dense: {_cell(dense)}.")
 
@@ -58,7 +58,7 @@ def main() -> None:
 def _accuracies(
     options: argparse.Namespace, method: str, sparsity: float, seed: int, workspace: Workspace
 ) -> tuple[float, float]:
-    """Test accuracy of the dense and of the pruned network."""
+    """Return the test accuracy of the dense and of the pruned network."""
     method, _, scope = method.partition("@")
     name, _, parameters = method.partition(":")
     steps = [step for step in options.steps if step < sparsity]

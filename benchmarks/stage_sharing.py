@@ -1,4 +1,4 @@
-"""A sweep whose trials share their stages, beside the same trials with nothing in common: seconds, and trainings run.
+"""Compare a sweep whose trials share stages with the same trials sharing none: seconds and number of trainings.
 
     python benchmarks/stage_sharing.py
 
@@ -30,7 +30,7 @@ SIDES = ("shared", "alone")
 
 
 def space(side: str, epochs: int) -> dict[str, Any]:
-    """The search space of one side; ``epochs`` are those of a dense and of a sparse training."""
+    """Return the search space of one side; ``epochs`` are those of a dense and of a sparse training."""
     method = {"name": "network_slimming", "sparse_epochs": epochs}
     base = {
         "model": "lenet_300_100",
@@ -55,8 +55,8 @@ def space(side: str, epochs: int) -> dict[str, Any]:
     return {"name": side, "base": base, "arms": arms}
 
 
-def one(side: str, epochs: int, out: Path) -> dict[str, Any]:
-    """Run one side in this process: seconds of its trials, the trainings that ran, and the epochs of these."""
+def run_side(side: str, epochs: int, out: Path) -> dict[str, Any]:
+    """Run one side in this process; return its seconds, its number of trainings and their epochs."""
     from rich.console import Console
 
     from orchestrator import SearchSpace, run
@@ -75,13 +75,14 @@ def one(side: str, epochs: int, out: Path) -> dict[str, Any]:
     }
 
 
-def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Both sides as Markdown, and the ratios."""
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Format both sides and their ratios as Markdown."""
     names = ["baseline", "sparse_training", "retrain"]
     lines = [["", *(name.replace("_", " ") + "s" for name in names), "epochs", "seconds"], ["---"] * 6]
-    for side, of in found.items():
-        lines.append([side, *(str(of["trainings"][name]) for name in names), str(of["epochs"]), str(of["seconds"])])
-    ratios = [f"{found['alone'][what] / found['shared'][what]:.1f} x" for what in ("epochs", "seconds")]
+    for side, side_results in results.items():
+        trainings, epochs, seconds = (side_results[key] for key in ("trainings", "epochs", "seconds"))
+        lines.append([side, *(str(trainings[name]) for name in names), str(epochs), str(seconds)])
+    ratios = [f"{results['alone'][what] / results['shared'][what]:.1f} x" for what in ("epochs", "seconds")]
     lines.append(["alone / shared", "", "", "", *ratios])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -94,15 +95,15 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="write the figures as JSON")
     given = parser.parse_args()
     if given.side:
-        print(json.dumps(one(given.side, given.epochs, given.out)))
+        print(json.dumps(run_side(given.side, given.epochs, given.out)))
         return
     load = os.getloadavg()
-    found = {side: in_a_process(__file__, side, epochs=given.epochs) for side in SIDES}
-    print(table(found))
+    results = {side: in_a_process(__file__, side, epochs=given.epochs) for side in SIDES}
+    print(table(results))
     if given.save:
         facts = {
             "epochs": given.epochs,
-            "sides": found,
+            "sides": results,
             "date": date.today().isoformat(),
             "cpus": os.cpu_count(),
             "load": load,

@@ -1,10 +1,10 @@
-"""Sweeps whose drivers and workers are killed at random moments: what is recorded, what is executed, what MLflow shows.
+"""Kill drivers and workers of sweeps at random moments, and count records, executions and MLflow runs.
 
     python benchmarks/survival.py --trials 60 --kills 10
 
 Every sweep is run by the command line in processes of its own and resumed at once after each SIGKILL, while workers of
-the killed driver may still be at it. Executions are counted by a method that a user would add (an entry point): it
-writes a line to a file of its own when a trial has begun and when one ends: the count owes nothing to the store.
+the killed driver may still be running. Executions are counted by a plug-in method, which writes a line to a file of its
+own when a trial starts and when it ends, so that the count does not depend on the store.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ axes:
   target.sparsity: {{low: 0.2, high: 0.95, grid: {trials}}}
 search: """
 _START_SECONDS = 12.0
-"""A kill that strikes before the first trial strikes within this time."""
+"""Time in seconds within which a kill before the first trial happens."""
 _TRIAL_SECONDS = 1.0
 _LONGEST_LIFE = 600.0
 
 
 @dataclass
 class Count:
-    """What a sweep left behind. Zero is wanted of the last four."""
+    """Counts after a sweep; the last four must be zero."""
 
     search: str
     killed: str
@@ -85,28 +85,28 @@ class Count:
     planned: int
     recorded: int
     begun: int
-    """Executions that began: each trial once, and again where a kill cut it off."""
+    """Number of executions started: one per trial, and one more for each that a kill interrupted."""
     cut_off: int
-    """Executions that ended in no record: the worker was killed, or its record came second."""
+    """Number of executions without a record: the worker was killed, or another record was written first."""
     mlflow_runs: int
     executed_again: int
-    """Executions of a trial that began when its record stood already."""
+    """Number of executions of a trial that started after its record was written."""
     records_changed: int
-    """Records that were not the same file at the end as when they were first seen."""
+    """Number of records whose file changed after it was first seen."""
     mlflow_twice: int
-    """Trials with more than one child run, or none."""
+    """Number of trials with no child run or more than one."""
     unreadable: int
-    """Records that are no whole JSON."""
+    """Number of records that are not valid JSON."""
     seconds: float
 
     @property
     def survived(self) -> bool:
-        lost = (self.executed_again, self.records_changed, self.mlflow_twice, self.unreadable)
-        return self.recorded == self.planned == self.mlflow_runs and not any(lost)
+        violations = (self.executed_again, self.records_changed, self.mlflow_twice, self.unreadable)
+        return self.recorded == self.planned == self.mlflow_runs and not any(violations)
 
 
 def prepare(folder: Path, search: str, trials: int) -> None:
-    """The user's folder: a search space, a method, and the entry point that makes it known."""
+    """Write the user's folder: a search space, a method, and the entry point that registers it."""
     (folder / "survival.yaml").write_text((SPACE + SEARCHES[search] + "\n").format(trials=trials))
     (folder / "counting.py").write_text(METHOD)
     known = folder / "counting-1.0.dist-info"
@@ -148,26 +148,26 @@ class _Proof:
         self._kills = 0
 
     def start(self) -> subprocess.Popen[bytes]:
-        said = open(self._folder / "said.txt", "ab")  # noqa: SIM115  the driver's, for as long as it lives
+        log = open(self._folder / "said.txt", "ab")  # noqa: SIM115  open as long as the driver runs
         command = [sys.executable, "-m", "orchestrator", "run", "survival.yaml"]
-        return subprocess.Popen(command, cwd=self._folder, stdout=said, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=subprocess.STDOUT)
 
     def look(self) -> int:
-        """Notice new records; how many there are."""
+        """Register new records and return their total number."""
         for path in self._sweep.glob("trials/*/result.json"):
             found = path.stat()
             self._seen.setdefault(path.parent.name, (found.st_ino, found.st_mtime_ns))
         return len(self._seen)
 
     def wait_for(self, records: int, driver: subprocess.Popen[bytes]) -> None:
-        """Until so many trials are recorded, and a random while longer; not longer than the sweep takes."""
+        """Wait until a number of trials is recorded, and a random time longer, unless the sweep ends first."""
         longer = _START_SECONDS if self.look() >= records else _TRIAL_SECONDS
         self._until(lambda: self.look() >= records or driver.poll() is not None)
         end = time.monotonic() + self._dice.uniform(0, longer)
         self._until(lambda: time.monotonic() > end or driver.poll() is not None)
 
     def kill_driver(self, driver: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
-        """SIGKILL, and the next driver at once."""
+        """Kill the driver by SIGKILL and start the next one at once."""
         if driver.poll() is None:
             self._orphans |= descendants(driver.pid)
             os.kill(driver.pid, signal.SIGKILL)
@@ -179,7 +179,7 @@ class _Proof:
         return self.start()
 
     def kill_worker(self, driver: subprocess.Popen[bytes]) -> None:
-        """SIGKILL to one worker of the sweep, whatever it is at; none where the sweep has ended meanwhile."""
+        """Kill a random worker of the sweep by SIGKILL, unless the sweep has ended."""
 
         def workers() -> list[int]:
             return [pid for pid, name in descendants(driver.pid).items() if name.startswith("ray::ImplicitFunc")]
@@ -198,7 +198,7 @@ class _Proof:
             raise RuntimeError(f"the driver ended with {driver.returncode}:\n{self._said()}")
 
     def clean_up(self, driver: subprocess.Popen[bytes]) -> None:
-        """End what a killed driver left behind and what did not end by itself."""
+        """End the processes that a killed driver left behind or that did not end by themselves."""
         if driver.poll() is None:
             self._orphans |= descendants(driver.pid)
             driver.kill()
@@ -254,7 +254,7 @@ class _Proof:
 
 
 def children(database: Path) -> Counter[str]:
-    """Finished MLflow runs by the trial they are tagged with."""
+    """Count the finished MLflow runs of each trial."""
     query = (
         "select t.value from tags t join runs r using (run_uuid) "
         "where t.key = 'trial_id' and r.lifecycle_stage = 'active' and r.status = 'FINISHED'"
@@ -267,7 +267,7 @@ def children(database: Path) -> Counter[str]:
 
 
 def descendants(root: int) -> dict[int, str]:
-    """Process ids below a process, and the command of each."""
+    """Return the ids and commands of a process's descendants."""
     parents: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -280,7 +280,7 @@ def descendants(root: int) -> dict[int, str]:
 
 
 def command_of(pid: int) -> str:
-    """A process's command line, its state left out; empty where there is no such process."""
+    """Return a process's command line without its state; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0")
     except OSError:
@@ -288,7 +288,7 @@ def command_of(pid: int) -> str:
 
 
 def table(counts: list[Count]) -> str:
-    """The counts as Markdown."""
+    """Format the counts as Markdown."""
     names = [name for name in asdict(counts[0]) if name != "seconds"]
     rows = [[str(asdict(count)[name]) for name in names] for count in counts]
     lines = [[name.replace("_", " ") for name in names], ["---"] * len(names), *rows]

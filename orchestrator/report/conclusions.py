@@ -14,6 +14,7 @@ from orchestrator.analysis.rankings import TargetRanking, minimum_detectable_dif
 from orchestrator.analysis.sensitivity.factors import SEED_NOISE, Importance
 from orchestrator.report import formatting
 from orchestrator.report.data import FEWEST_SEEDS, ReportData, is_dense
+from orchestrator.report.formatting import MetricLike
 
 ALPHA = 0.05
 OFF_TARGET = 0.02
@@ -46,7 +47,7 @@ def conclude(data: ReportData, importances: Sequence[Importance]) -> Conclusions
     limits = tuple(_limits(data, by_target))
     best = best_within(data, data.space.constraints)
     if best is None:
-        headline = f"There is no best setting: no finished trial has a value of {_name(metric)}" + (
+        headline = f"There is no best setting: no finished trial has a value of {formatting.label(data.metric_row)}" + (
             " within the constraints." if data.space.constraints else "."
         )
         return Conclusions(headline, (), limits, None, by_target)
@@ -55,7 +56,7 @@ def conclude(data: ReportData, importances: Sequence[Importance]) -> Conclusions
         _against_control(data, best),
         _against_runner_up(data, best),
         *_by_target(by_target, data),
-        _most_important(importances, metric),
+        _most_important(importances, data.metric_row),
     ]
     return Conclusions(_headline(data, best), tuple(f for f in findings if f), limits, best, by_target)
 
@@ -78,7 +79,7 @@ def verdict(difference: Difference) -> str:
     return DISTINGUISHABLE if p < ALPHA else INDISTINGUISHABLE
 
 
-def statistics_of(difference: Difference, metric: str) -> str:
+def statistics_of(difference: Difference, metric: MetricLike) -> str:
     """Format a difference: ``+0.06 points, 95 % interval -0.10 to +0.22, effect size d = 0.9, p = 0.21, n = 3``."""
     if difference.mean is None:
         return "no difference known"
@@ -98,8 +99,8 @@ def statistics_of(difference: Difference, metric: str) -> str:
 
 
 def _headline(data: ReportData, best: Setting) -> str:
-    metric, mean = data.metric, best.metric(data.metric)
-    within = ", ".join(f"{_name(name)} {text}" for name, text in data.space.constraints.items())
+    metric, mean = data.metric_row, best.metric(data.metric)
+    within = ", ".join(f"{formatting.label(data.row_of(name))} {text}" for name, text in data.space.constraints.items())
     chosen = " on the validation images" if data.choice == "val_accuracy" else ""
     start = f"Best{chosen}{f' within {within}' if within else ''}: {data.names.of(best)}."
     if mean is None:
@@ -113,7 +114,7 @@ def _headline(data: ReportData, best: Setting) -> str:
     savings += [f"{faster.mean:.2f} times as fast as the dense network"] if faster and faster.mean != 1 else []
     value = formatting.mean_sd(mean, metric) + (" %" if formatting.is_share(metric) else "")
     return (
-        f"{start} It has {value} {_name(metric)} ({', '.join(d for d in details if d)})"
+        f"{start} It has {value} {formatting.label(metric)} ({', '.join(d for d in details if d)})"
         + (f", with {_enumerate(savings)}" if savings else "")
         + "."
     )
@@ -147,10 +148,10 @@ def _against_control(data: ReportData, best: Setting) -> str:
     if not controls:
         return ""
     difference, mean = between(best, controls[0], data.metric), controls[0].metric(data.metric)
-    unit = " %" if formatting.is_share(data.metric) else ""
+    unit = " %" if formatting.is_share(data.metric_row) else ""
     return (
-        f"The dense control, retrained in the same way, has {formatting.mean_sd(mean, data.metric)}{unit}. "
-        f"Difference: {statistics_of(difference, data.metric)}; {verdict(difference)}."
+        f"The dense control, retrained in the same way, has {formatting.mean_sd(mean, data.metric_row)}{unit}. "
+        f"Difference: {statistics_of(difference, data.metric_row)}; {verdict(difference)}."
     )
 
 
@@ -163,7 +164,7 @@ def _against_runner_up(data: ReportData, best: Setting) -> str:
     difference = between(best, others[0], data.metric)
     return (
         f"The runner-up of all settings is {data.names.of(others[0])}. "
-        f"Difference: {statistics_of(difference, data.metric)}; {verdict(difference)}."
+        f"Difference: {statistics_of(difference, data.metric_row)}; {verdict(difference)}."
     )
 
 
@@ -181,13 +182,15 @@ def _by_target(by_target: Sequence[TargetRanking], data: ReportData) -> list[str
         target = formatting.target(ranking.point) or "the sparsity that the methods chose"
         network = f" of {ranking.point['model']}" if several and "model" in ranking.point else ""
         first, second = (_short_name(setting, data) for setting in ranking.ranked[:2])
-        parts.append(f"at {target}{network} {first} is ahead of {second} ({statistics_of(difference, data.metric)})")
+        parts.append(
+            f"at {target}{network} {first} is ahead of {second} ({statistics_of(difference, data.metric_row)})"
+        )
     more = f"; {len(decided) - _MOST_TARGETS} more are in the table" if len(decided) > _MOST_TARGETS else ""
     count = f"At {len(decided)} of {len(by_target)} targets" if len(by_target) > 1 else "At the only shared target"
     return [f"{count} the best setting is {DISTINGUISHABLE} from the runner-up: {'; '.join(parts)}{more}."]
 
 
-def _most_important(importances: Sequence[Importance], metric: str) -> str:
+def _most_important(importances: Sequence[Importance], metric: MetricLike) -> str:
     over_all = [i for i in importances if i.arm is None and i.method == "permutation"]
     known = sorted((i for i in over_all if i.value is not None), key=lambda i: -(i.value or 0))
     if not known:
@@ -198,10 +201,11 @@ def _most_important(importances: Sequence[Importance], metric: str) -> str:
     if sum(i.value or 0 for i in known) < _LEAST_EXPLAINED:
         seeds = f"; the seeds account for {100 * floor:.0f} % of its variance" if floor is not None else ""
         return (
-            f"Which parameter matters most is unknown: a random forest does not predict the {_name(metric)} "
+            f"Which parameter matters most is unknown: a random forest does not predict the {formatting.label(metric)} "
             f"of held-out settings{seeds}."
         )
-    share = f"{_share(top)} of the variance of {_name(metric)} over all settings, as estimated by a random forest"
+    variance = f"the variance of {formatting.label(metric)} over all settings"
+    share = f"{_share(top)} of {variance}, as estimated by a random forest"
     if floor is None:
         return f"Of the varied parameters, {_parameter(top.parameter)} matters most: it accounts for {share}."
     if (top.low or 0) <= floor:
@@ -239,7 +243,7 @@ def _limits(data: ReportData, by_target: Sequence[TargetRanking]) -> list[str]:
         )
     smallest = minimum_detectable_difference([r.difference for r in by_target if r.difference is not None])
     if smallest:
-        size = formatting.difference(smallest, data.metric).lstrip("+")
+        size = formatting.difference(smallest, data.metric_row).lstrip("+")
         limits.append(
             f"With this number of seeds, a true difference below about {size} between two settings is detected with a "
             "probability of less than 80 %."
@@ -289,10 +293,6 @@ def _share(importance: Importance) -> str:
 
 def _parameter(name: str) -> str:
     return {"arm": "the arm (method)", "target.sparsity": "the share removed (target.sparsity)"}.get(name, name)
-
-
-def _name(metric: str) -> str:
-    return formatting.METRICS.get(metric, metric)
 
 
 def _count(number: int, noun: str) -> str:

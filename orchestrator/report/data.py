@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +16,13 @@ import pyarrow.parquet as pq
 
 from orchestrator.analysis.aggregate import Setting, arm_of, axis_value, group_settings
 from orchestrator.analysis.load import load_results
+from orchestrator.metrics.table import extra_metric
+from orchestrator.plugins import UnknownName
 from orchestrator.records.parquet import write_views
 from orchestrator.records.records import DamagedRecord
-from orchestrator.report.formatting import Names
+from orchestrator.report.formatting import MetricLike, Names
 from orchestrator.spec.errors import SpecError
+from orchestrator.spec.metric import METRICS, Metric
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.trial import flatten
 from orchestrator.storage.store import Store
@@ -96,6 +100,25 @@ class ReportData:
     def metric(self) -> str:
         """The metric that the report compares: test accuracy if it is an objective, else the first objective."""
         return "accuracy" if "accuracy" in self.space.objectives else next(iter(self.space.objectives))
+
+    @cached_property
+    def metric_rows(self) -> Mapping[str, Metric]:
+        """Rows of all metrics of the sweep by column, except added ones whose module is not on this machine."""
+        rows = dict(METRICS)
+        for name in self.space.metrics:
+            with suppress(UnknownName):
+                row = extra_metric(name)
+                rows[row.name] = row
+        return rows
+
+    def row_of(self, metric: str) -> MetricLike:
+        """Return the row by which a metric is formatted; the name itself if it has none."""
+        return self.metric_rows.get(metric, metric)
+
+    @property
+    def metric_row(self) -> MetricLike:
+        """The row of `metric`."""
+        return self.row_of(self.metric)
 
     @property
     def direction(self) -> Literal["max", "min"]:

@@ -139,8 +139,8 @@ def _sections(
 ) -> list[Section]:
     two = importances.two_greatest
     importance_charts: list[Chart | None] = [
-        importance_bars(importances.values, data.metric),
-        design_bars(importances.values, data.metric),
+        importance_bars(importances.values, data.metric_row),
+        design_bars(importances.values, data.metric_row),
         interaction(data, *two) if two else None,
     ]
     training_charts = [*training.curves(data), training.retraining(data)]

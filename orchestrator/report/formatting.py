@@ -9,34 +9,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.analysis.aggregate import Mean, Setting
+from orchestrator.spec.metric import METRICS, Metric
+
+MetricLike = str | Metric
+"""A metric's row, or the name of a metric of every trial; other names are formatted by their ending."""
 
 QUANTITIES = {"macs": "MACs", "params": "parameters", "weights": "weights", "channels": "filters"}
-METRICS = {
-    "accuracy": "test accuracy",
-    "val_accuracy": "validation accuracy",
-    "top5_accuracy": "top-5 test accuracy",
-    "pruned_accuracy": "test accuracy before retraining",
-    "dense_accuracy": "test accuracy of the dense network",
-    "accuracy_drop": "loss of test accuracy",
-    "mac_sparsity": "MACs removed",
-    "param_sparsity": "parameters removed",
-    "filter_sparsity": "filters removed",
-    "weight_sparsity": "weights removed",
-    "latency_ms": "latency in ms",
-    "latency_speedup": "measured speed-up",
-    "compression_ratio": "compression ratio",
-    "macs": "MACs",
-    "params": "parameters",
-}
 NETWORK = ("model", "data")
 
 
-def is_share(metric: str) -> bool:
+def is_share(metric: MetricLike) -> bool:
     """Return whether the metric is a share of 0 to 1, shown as a percentage."""
-    return metric.endswith(("accuracy", "_sparsity", "accuracy_drop"))
+    row = metric if isinstance(metric, Metric) else METRICS.get(metric)
+    return row.unit == "share" if row is not None else str(metric).endswith(("accuracy", "_sparsity"))
 
 
-def shown(value: float, metric: str) -> str:
+def label(metric: MetricLike) -> str:
+    """Return the name of a metric in texts and figures."""
+    row = metric if isinstance(metric, Metric) else METRICS.get(metric)
+    return row.label if row is not None else str(metric).replace("_", " ")
+
+
+def shown(value: float, metric: MetricLike) -> str:
     """Format a value of a metric, e.g. ``99.10 %``, ``0.232``, ``1.45``."""
     if not math.isfinite(value):
         return "no number"
@@ -55,12 +49,12 @@ def signed(value: float, form: str) -> str:
     return f"{value:+{form}}".replace("-", "−")
 
 
-def difference(value: float, metric: str) -> str:
+def difference(value: float, metric: MetricLike) -> str:
     """Format a signed difference, that of shares in percentage points, e.g. ``+0.06 points``."""
     return f"{signed(100 * value, '.2f')} points" if is_share(metric) else signed(value, ".4g")
 
 
-def mean_sd(mean: Mean | None, metric: str) -> str:
+def mean_sd(mean: Mean | None, metric: MetricLike) -> str:
     """Format mean and standard deviation, e.g. ``99.10 ± 0.02`` (shares in percent); empty for None."""
     if mean is None:
         return ""
@@ -79,7 +73,7 @@ def p_value(p: float | None) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.01 else f"p = {p:.2f}"
 
 
-def interval(low: float | None, high: float | None, metric: str) -> str:
+def interval(low: float | None, high: float | None, metric: MetricLike) -> str:
     """Format a confidence interval, e.g. ``95 % interval 98.90 to 99.40 %``; empty if an end is None."""
     if low is None or high is None:
         return ""
@@ -109,10 +103,9 @@ def unbroken(text: str) -> str:
     return re.sub(r"(?<=\d) (?=%)|(?<=\b[npd]) (?=[=<])|(?<=[=<±]) (?=[\d−])|(?<=\d) (?=±)", "\u00a0", text)
 
 
-def titles(metric: str) -> str:
+def titles(metric: MetricLike) -> str:
     """Return the title of an axis or a column for a metric, with its unit."""
-    name = METRICS.get(metric, metric.replace("_", " "))
-    return f"{name}, %" if is_share(metric) else name
+    return f"{label(metric)}, %" if is_share(metric) else label(metric)
 
 
 class Names:

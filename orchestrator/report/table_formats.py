@@ -6,10 +6,12 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.analysis.aggregate import Mean
 from orchestrator.report import formatting
+from orchestrator.report.formatting import MetricLike
+from orchestrator.spec.metric import Metric
 
 Cell = str | int | float | Mean | None
 
@@ -19,10 +21,16 @@ class Column:
     """A column: its title on the page and its name in CSV."""
 
     title: str
-    metric: str = ""
+    metric: MetricLike = ""
     """The metric whose format its numbers take; empty for text and counts."""
     name: str = ""
-    """The name in CSV; if empty, the metric or the title."""
+    """The name in CSV; if empty, that of the metric or the title."""
+    kind: Literal["value", "difference", "p", "d"] = "value"
+    """Whether its numbers are values or differences of the metric, p-values, or effect sizes."""
+
+    @property
+    def csv_name(self) -> str:
+        return self.name or (self.metric.name if isinstance(self.metric, Metric) else self.metric) or self.title
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,18 @@ class Table:
     rows: Sequence[Sequence[Cell]]
 
 
+def difference_column(metric: MetricLike) -> Column:
+    """Return the column of the difference of a metric."""
+    unit = ", points" if formatting.is_share(metric) else ""
+    return Column(f"difference{unit}", metric, "difference", "difference")
+
+
 def as_csv(table: Table) -> str:
     """Format as CSV with unrounded numbers; a mean takes five columns: mean, sd, n, low, high."""
     head: list[str] = []
     wide = _with_means(table)
     for i, column in enumerate(table.columns):
-        title = column.name or column.metric or column.title
+        title = column.csv_name
         head += [title, *(f"{title}_{part}" for part in ("sd", "n", "low", "high"))] if i in wide else [title]
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
@@ -77,22 +91,22 @@ def as_latex(table: Table) -> str:
 
 def texts(table: Table, row: Sequence[Cell]) -> list[str]:
     """Format the cells of a row: means with their standard deviation, shares in percent."""
-    return [_format_cell(cell, column.metric) for cell, column in zip(row, table.columns, strict=True)]
+    return [_format_cell(cell, column) for cell, column in zip(row, table.columns, strict=True)]
 
 
-def _format_cell(cell: Cell, metric: str) -> str:
+def _format_cell(cell: Cell, column: Column) -> str:
     if cell is None:
         return ""
     if isinstance(cell, Mean):
-        return formatting.mean_sd(cell, metric)
+        return formatting.mean_sd(cell, column.metric)
     if isinstance(cell, float):
-        if metric == "p":
+        if column.kind == "p":
             return formatting.p_value(cell).removeprefix("p = ").removeprefix("p ")
-        if metric == "d":
+        if column.kind == "d":
             return f"{cell:.2f}".replace("-", "−")
-        if metric.startswith("difference:"):
-            return formatting.difference(cell, metric.partition(":")[2]).removesuffix(" points")
-        return formatting.shown(cell, metric).removesuffix(" %")
+        if column.kind == "difference":
+            return formatting.difference(cell, column.metric).removesuffix(" points")
+        return formatting.shown(cell, column.metric).removesuffix(" %")
     return f"{cell:,}" if isinstance(cell, int) else cell
 
 

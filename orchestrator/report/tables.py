@@ -14,7 +14,8 @@ from orchestrator.report.charts.trade_offs import COSTS
 from orchestrator.report.charts.training import layer_shares
 from orchestrator.report.conclusions import DISTINGUISHABLE, best_within, verdict
 from orchestrator.report.data import ReportData
-from orchestrator.report.table_formats import Cell, Column, Table
+from orchestrator.report.formatting import MetricLike
+from orchestrator.report.table_formats import Cell, Column, Table, difference_column
 
 SETTING_METRICS = (
     "dense_accuracy",
@@ -39,12 +40,10 @@ def setting_table(data: ReportData) -> Table:
     names = [n for n in data.names.differing if n not in ("method",)]
     other = [n for n in data.axes if n.startswith("target.") and n not in ("target.sparsity", "target.quantity")]
     targets = any("target.sparsity" in s.point for s in data.settings)
-    metrics = [m for m in SETTING_METRICS if any(row.get(m) is not None for row in data.done)]
-    metrics += [m for m in (data.metric,) if m not in metrics and any(r.get(m) is not None for r in data.done)]
-    own = extra_columns(data.space.metrics)
-    metrics += [m for m in own if m not in metrics and any(row.get(m) is not None for row in data.done)]
+    shown = dict.fromkeys([*SETTING_METRICS, data.metric, *extra_columns(data.space.metrics)])
+    metrics = [m for m in shown if any(row.get(m) is not None for row in data.done)]
     columns = [Column("arm"), *([Column("target", name="asked to remove")] if targets else [])]
-    columns += [Column(n) for n in (*names, *other)] + [Column(_title(m), m) for m in metrics] + [Column("n")]
+    columns += [Column(n) for n in (*names, *other)] + [_metric_column(data, m) for m in metrics] + [Column("n")]
     unfinished = any(s.statuses for s in data.settings)
     columns += [Column("not finished", name="ended badly")] if unfinished else []
     rows: list[list[Cell]] = []
@@ -61,8 +60,8 @@ def ranking_table(by_target: Sequence[TargetRanking], data: ReportData) -> Table
     """List the best setting and the runner-up at every target, with their paired difference."""
     several, metric = len(data.networks) > 1, data.metric
     columns = [*([Column("network")] if several else []), Column("target"), Column("best"), Column("runner-up")]
-    columns += [Column(_title(metric), metric), Column(f"runner-up: {_title(metric)}", metric, f"runner_up_{metric}")]
-    columns += [*_difference_columns(metric), Column("verdict")]
+    columns += [_metric_column(data, metric), _metric_column(data, metric, "runner-up: ")]
+    columns += [*_difference_columns(data.metric_row), Column("verdict")]
     rows: list[list[Cell]] = []
     for ranking in by_target:
         first, second = ranking.ranked[:2]
@@ -82,7 +81,7 @@ def ranking_table(by_target: Sequence[TargetRanking], data: ReportData) -> Table
 def dense_table(data: ReportData) -> Table:
     """List the difference between every setting and the dense networks that it started from."""
     metric = data.metric
-    columns = [Column("setting"), *_difference_columns(metric), Column("verdict")]
+    columns = [Column("setting"), *_difference_columns(data.metric_row), Column("verdict")]
     rows: list[list[Cell]] = []
     if any(row.get(f"dense_{metric}") is not None for row in data.done):
         by_name = {(s.arm, repr(dict(s.point))): s for s in data.settings}
@@ -115,9 +114,9 @@ def pareto_table(data: ReportData) -> Table:
         Column("front"),
         *([Column("network")] if several else []),
         Column("setting"),
-        Column(_title(metric), metric),
+        _metric_column(data, metric),
     ]
-    columns += [Column(_title(cost), cost) for cost in costs]
+    columns += [_metric_column(data, cost) for cost in costs]
     rows: list[list[Cell]] = []
     for network in data.networks:
         settings = [s for s in data.settings if (str(s.point.get("model")), str(s.point.get("data"))) == network]
@@ -153,8 +152,8 @@ def budget_table(data: ReportData) -> Table:
             rows.append([name, data.names.of(best), *values])
     if all(row[1] == "no setting" for row in rows):
         rows = []
-    columns = [Column("budget"), Column("best setting"), Column(_title(metric), metric)]
-    columns += [Column(_title(m), m) for m in ("mac_sparsity", "latency_ms")]
+    columns = [Column("budget"), Column("best setting"), _metric_column(data, metric)]
+    columns += [_metric_column(data, m) for m in ("mac_sparsity", "latency_ms")]
     caption = "Chosen by validation accuracy; a budget of MACs may be exceeded by one point."
     return Table("budgets", "Best within a budget", caption, columns, rows)
 
@@ -183,11 +182,9 @@ def failure_table(data: ReportData) -> Table:
     return Table("not_finished", "Trials that did not finish", "", columns, rows)
 
 
-def _difference_columns(metric: str) -> list[Column]:
-    unit = ", points" if formatting.is_share(metric) else ""
-    form = f"difference:{metric}"
-    columns = [Column(f"difference{unit}", form, "difference"), Column("low", form, "low")]
-    return [*columns, Column("high", form, "high"), Column("d", "d"), Column("p", "p"), Column("pairs")]
+def _difference_columns(metric: MetricLike) -> list[Column]:
+    ends = [Column(name, metric, name, "difference") for name in ("low", "high")]
+    return [difference_column(metric), *ends, Column("d", kind="d"), Column("p", kind="p"), Column("pairs")]
 
 
 def _difference(difference: Difference) -> list[Cell]:
@@ -195,15 +192,19 @@ def _difference(difference: Difference) -> list[Cell]:
     return [difference.mean, difference.low, difference.high, difference.effect_size, p, difference.n]
 
 
-def _title(metric: str) -> str:
-    short = {
-        "accuracy": "accuracy, %",
-        "dense_accuracy": "dense, %",
-        "pruned_accuracy": "before retraining, %",
-        "val_accuracy": "validation, %",
-        "top5_accuracy": "top-5, %",
-        "achieved_sparsity": "removed of target, %",
-        "latency_ms": "latency, ms",
-        "latency_speedup": "speed-up",
-    }
-    return short.get(metric, formatting.titles(metric))
+def _metric_column(data: ReportData, metric: str, prefix: str = "") -> Column:
+    """Return the column of a metric's means; with a prefix, that of the runner-up's."""
+    title = _SHORT_TITLES.get(metric) or formatting.titles(data.row_of(metric))
+    return Column(f"{prefix}{title}", data.row_of(metric), f"{'runner_up_' if prefix else ''}{metric}")
+
+
+_SHORT_TITLES = {
+    "accuracy": "accuracy, %",
+    "dense_accuracy": "dense, %",
+    "pruned_accuracy": "before retraining, %",
+    "val_accuracy": "validation, %",
+    "top5_accuracy": "top-5, %",
+    "achieved_sparsity": "removed of target, %",
+    "latency_ms": "latency, ms",
+    "latency_speedup": "speed-up",
+}

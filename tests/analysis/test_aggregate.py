@@ -18,9 +18,9 @@ ROWS = [
 
 def test_mean_and_sample_deviation() -> None:
     values = [0.90, 0.94, 0.95]
-    found = mean_of(values)
-    assert found is not None
-    assert (found.mean, found.sd, found.n) == (statistics.fmean(values), statistics.stdev(values), 3)
+    result = mean_of(values)
+    assert result is not None
+    assert (result.mean, result.sd, result.n) == (statistics.fmean(values), statistics.stdev(values), 3)
     assert mean_of([None, None]) is None
     single = mean_of([0.5, None])
     assert single is not None
@@ -28,12 +28,12 @@ def test_mean_and_sample_deviation() -> None:
 
 
 def test_seeds_are_folded_and_failures_are_counted() -> None:
-    found = group_settings(ROWS, ["target.sparsity", "seed"])
-    assert [(s.arm, s.point, len(s.rows), s.unfinished) for s in found] == [
+    result = group_settings(ROWS, ["target.sparsity", "seed"])
+    assert [(s.arm, s.point, len(s.rows), s.unfinished) for s in result] == [
         ("l1_norm", {"target.sparsity": 0.5}, 2, 1),
         ("l1_norm", {"target.sparsity": 0.8}, 1, 0),
         ("random", {"target.sparsity": 0.5}, 1, 0),
     ]
-    accuracy = found[0].metric("accuracy")
+    accuracy = result[0].metric("accuracy")
     assert accuracy is not None
     assert abs(accuracy.mean - 0.92) < 1e-12

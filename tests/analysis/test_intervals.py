@@ -32,10 +32,10 @@ def test_t_intervals_cover_the_mean_as_often_as_they_say() -> None:
 
 def test_the_t_interval_is_scipys() -> None:
     values = [0.91, 0.93, 0.90, 0.95]
-    wanted = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    found = mean_of(values)
-    assert found is not None
-    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    result = mean_of(values)
+    assert result is not None
+    assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
     single = mean_of([0.9])
     assert single is not None
     assert (single.low, single.high) == (None, None)
@@ -48,24 +48,24 @@ def test_bca_covers_a_skewed_mean_and_repeats_itself() -> None:
     assert np.mean(inside) > 0.85
     assert bca_interval([1.0, 2.0, 4.0]) == bca_interval([1.0, 2.0, 4.0])
     assert bca_interval([2.0, 2.0]) == (2.0, 2.0)
-    found = mean_of([1.0, 2.0, 4.0], interval="bca")
-    assert found is not None
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low < found.mean < found.high
+    result = mean_of([1.0, 2.0, 4.0], interval="bca")
+    assert result is not None
+    assert result.low is not None
+    assert result.high is not None
+    assert result.low < result.mean < result.high
 
 
 def test_paired_is_the_paired_t_test() -> None:
     ours, theirs = [0.91, 0.93, 0.92, 0.96], [0.90, 0.90, 0.91, 0.92]
     rows = [row("taylor", i, a) for i, a in enumerate(ours)] + [row("random", i, a) for i, a in enumerate(theirs)]
-    (found,) = paired(rows, ["seed"], "accuracy", against="random")
-    wanted = stats.ttest_rel(ours, theirs)
-    interval = wanted.confidence_interval(0.95)
-    assert (found.first, found.second, found.n) == ("taylor", "random", 4)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
-    assert found.p_value == pytest.approx(wanted.pvalue)
-    assert found.p_holm == found.p_value
-    assert found.effect_size == pytest.approx(found.mean / found.sd)
+    (result,) = paired(rows, ["seed"], "accuracy", against="random")
+    expected = stats.ttest_rel(ours, theirs)
+    interval = expected.confidence_interval(0.95)
+    assert (result.first, result.second, result.n) == ("taylor", "random", 4)
+    assert (result.low, result.high) == pytest.approx((interval.low, interval.high))
+    assert result.p_value == pytest.approx(expected.pvalue)
+    assert result.p_holm == result.p_value
+    assert result.effect_size == pytest.approx(result.mean / result.sd)
 
 
 def test_unfinished_trials_are_counted_and_only_shared_seeds_are_paired() -> None:
@@ -79,12 +79,12 @@ def test_unfinished_trials_are_counted_and_only_shared_seeds_are_paired() -> Non
         row("b", 2, 0.5),
         row("b", 3, math.nan, "diverged"),
     ]
-    (found,) = paired(rows, ["seed"], "accuracy", against="b")
-    assert (found.n, found.mean) == (2, pytest.approx(0.15))
-    assert found.unfinished == {"failed": 1, "diverged": 1}
-    assert found.unpaired == 2
-    (one,) = paired(rows[:1] + rows[4:5], ["seed"], "accuracy", against="b")
-    assert (one.n, one.sd, one.p_value) == (1, None, None)
+    (result,) = paired(rows, ["seed"], "accuracy", against="b")
+    assert (result.n, result.mean) == (2, pytest.approx(0.15))
+    assert result.unfinished == {"failed": 1, "diverged": 1}
+    assert result.unpaired == 2
+    (single,) = paired(rows[:1] + rows[4:5], ["seed"], "accuracy", against="b")
+    assert (single.n, single.sd, single.p_value) == (1, None, None)
 
 
 def test_arms_are_paired_at_equal_points_and_axes_within_arms() -> None:
@@ -118,14 +118,14 @@ def test_equal_shares_of_different_quantities_are_no_pair() -> None:
 def test_parameters_of_the_compared_axis_are_its_own() -> None:
     rows = [row("a", seed, 0.9 + 0.02 * seed, retrain="clr", **{"retrain.high": 1}) for seed in (0, 1)]
     rows += [row("a", seed, 0.8, retrain="ft") for seed in (0, 1)]
-    (found,) = paired(rows, ["retrain", "retrain.high", "seed"], "accuracy", by="retrain", against="ft")
-    assert (found.n, found.mean, found.point["retrain.high"]) == (2, pytest.approx(0.11), 1)
+    (result,) = paired(rows, ["retrain", "retrain.high", "seed"], "accuracy", by="retrain", against="ft")
+    assert (result.n, result.mean, result.point["retrain.high"]) == (2, pytest.approx(0.11), 1)
 
 
 def test_the_dense_network_is_the_control_of_its_own_trials() -> None:
     rows = [row("a", seed, 0.9 + 0.01 * seed, dense_accuracy=0.95) for seed in range(3)]
-    (found,) = paired_with_dense(rows, ["seed"], "accuracy")
-    assert (found.second, found.mean, found.unpaired) == ("dense", pytest.approx(-0.04), 0)
+    (result,) = paired_with_dense(rows, ["seed"], "accuracy")
+    assert (result.second, result.mean, result.unpaired) == ("dense", pytest.approx(-0.04), 0)
 
 
 def test_holm_by_hand() -> None:

@@ -38,11 +38,11 @@ def test_table_5_of_004_recomputes_its_means_and_sample_deviations() -> None:
     assert len(printed.rows) == 10
     wanted = {"accuracy_pct": "92.17 ± 0.25", "flop_sparsity_pct": "50.07 ± 2.70", "param_sparsity_pct": "91.18 ± 1.68"}
     for column, text in wanted.items():
-        found = mean_of(row[column] for row in printed.rows)
-        assert found is not None
-        assert found.sd is not None
-        assert f"{found.mean:.2f} ± {found.sd:.2f}" == text
-        assert printed.content["mean_std"][column] == [round(found.mean, 2), round(found.sd, 2)]
+        mean = mean_of(row[column] for row in printed.rows)
+        assert mean is not None
+        assert mean.sd is not None
+        assert f"{mean.mean:.2f} ± {mean.sd:.2f}" == text
+        assert printed.content["mean_std"][column] == [round(mean.mean, 2), round(mean.sd, 2)]
 
 
 def test_rates_of_000_follow_from_its_layers() -> None:

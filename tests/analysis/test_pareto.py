@@ -46,12 +46,12 @@ def test_volumes_equal_inclusion_and_exclusion_and_optunas(dimensions: int) -> N
     reference = np.full(dimensions, 0.9)
     for _ in range(10):
         points = rng.random((8, dimensions)).round(1)
-        found = hypervolume(points.tolist(), reference.tolist(), ["min"] * dimensions)
-        assert found == pytest.approx(boxes(points, reference))
+        volume = hypervolume(points.tolist(), reference.tolist(), ["min"] * dimensions)
+        assert volume == pytest.approx(boxes(points, reference))
         inside = points[(points < reference).all(axis=1)]
         if len(inside):
-            assert found == pytest.approx(optuna._hypervolume.compute_hypervolume(inside, reference))
-        assert found == pytest.approx(hypervolume((-points).tolist(), (-reference).tolist(), ["max"] * dimensions))
+            assert volume == pytest.approx(optuna._hypervolume.compute_hypervolume(inside, reference))
+        assert volume == pytest.approx(hypervolume((-points).tolist(), (-reference).tolist(), ["max"] * dimensions))
 
 
 def test_the_knee_is_where_the_front_bends() -> None:

@@ -28,18 +28,18 @@ AXES = ["model", "data", "target.quantity", "target.sparsity"]
 def test_only_equal_targets_are_compared() -> None:
     rows = [row(arm, share, seed, 0.9 + seed / 100) for arm in "ab" for share in (0.5, 0.9) for seed in range(2)]
     rows += [row("c", 0.5, 0, 0.9, quantity="weights"), row("d", 0.5, 0, 0.9, model="vgg")]
-    found = rankings(group_settings(rows, AXES), "accuracy", "val_accuracy")
-    assert [(one.point["target.sparsity"], len(one.ranked)) for one in found] == [(0.5, 2), (0.9, 2)]
+    result = rankings(group_settings(rows, AXES), "accuracy", "val_accuracy")
+    assert [(ranking.point["target.sparsity"], len(ranking.ranked)) for ranking in result] == [(0.5, 2), (0.9, 2)]
 
 
 def test_the_winner_is_ranked_by_validation() -> None:
     rows = [row("a", 0.5, s, 0.99, val=0.8) for s in range(2)] + [
         row("b", 0.5, s, 0.9 + s / 10, val=0.85) for s in range(2)
     ]
-    (found,) = rankings(group_settings(rows, AXES), "accuracy", "val_accuracy")
-    assert [setting.arm for setting in found.ranked] == ["b", "a"]
-    assert found.difference is not None
-    assert found.difference.mean == pytest.approx(0.95 - 0.99)
+    (result,) = rankings(group_settings(rows, AXES), "accuracy", "val_accuracy")
+    assert [setting.arm for setting in result.ranked] == ["b", "a"]
+    assert result.difference is not None
+    assert result.difference.mean == pytest.approx(0.95 - 0.99)
     assert [s.arm for s in rank_settings(group_settings(rows, AXES), "accuracy", "min")] == ["b", "a"]
 
 
@@ -48,8 +48,8 @@ def test_the_smallest_difference_is_found_four_times_in_five() -> None:
     sigma, pairs = 0.01, 5
     rows = [row("a", share, s, 0.9) for share in range(40) for s in range(pairs)]
     rows += [row("b", share, s, 0.9 + rng.normal(0, sigma)) for share in range(40) for s in range(pairs)]
-    found = rankings(group_settings(rows, AXES), "accuracy", "val_accuracy")
-    size = minimum_detectable_difference([one.difference for one in found if one.difference is not None])
+    result = rankings(group_settings(rows, AXES), "accuracy", "val_accuracy")
+    size = minimum_detectable_difference([ranking.difference for ranking in result if ranking.difference is not None])
     assert size is not None
     samples = rng.normal(size, sigma, (4000, pairs))
     power = (stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05).mean()

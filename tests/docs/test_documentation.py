@@ -60,11 +60,11 @@ class Block:
 
 def _blocks(page: Path) -> Iterator[Block]:
     text = page.read_text(encoding="utf-8")
-    for found in re.finditer(r'^```(\w*)(?: title="(.+?)")?[^\n]*\n(.*?)^```', text, re.MULTILINE | re.DOTALL):
-        yield Block(page, found[1], found[2] or "", found[3])
+    for match in re.finditer(r'^```(\w*)(?: title="(.+?)")?[^\n]*\n(.*?)^```', text, re.MULTILINE | re.DOTALL):
+        yield Block(page, match[1], match[2] or "", match[3])
     plain = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    for found in re.finditer(r"(?:^    .*\n)+", plain, re.MULTILINE):
-        yield Block(page, "", "", textwrap.dedent(found[0]))
+    for match in re.finditer(r"(?:^    .*\n)+", plain, re.MULTILINE):
+        yield Block(page, "", "", textwrap.dedent(match[0]))
 
 
 BLOCKS = [block for page in PAGES for block in _blocks(page)]
@@ -72,13 +72,13 @@ SPACES = [block for block in BLOCKS if block.kind == "yaml"]
 
 
 def _commands() -> list[tuple[Block, str]]:
-    found = []
+    commands = []
     for block in BLOCKS:
         for line in block.text.replace("\\\n", " ").splitlines():
             line = re.sub(r"^\s*(\$ )?(\.venv/bin/)?", "", line)
             if line.startswith("prunesweep "):
-                found.append((block, line))
-    return found
+                commands.append((block, line))
+    return commands
 
 
 COMMANDS = _commands()

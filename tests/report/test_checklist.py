@@ -40,8 +40,8 @@ def by_name(folder: Path) -> dict[str, Check]:
 
 
 def test_what_a_bare_sweep_lacks(make_sweep: MakeSweep) -> None:
-    found = by_name(make_sweep(BARE, latency=False))
-    missing = {name for name, check in found.items() if not check.passed}
+    by_check = by_name(make_sweep(BARE, latency=False))
+    missing = {name for name, check in by_check.items() if not check.passed}
     assert missing == {
         "dense control",
         "random control",
@@ -50,10 +50,12 @@ def test_what_a_bare_sweep_lacks(make_sweep: MakeSweep) -> None:
         "at least 5 operating points",
         "measured latency",
     }
-    assert "50 % of weights" in found["magnitude control"].detail
+    assert "50 % of weights" in by_check["magnitude control"].detail
     for name in missing:
-        assert isinstance(yaml.safe_load(found[name].suggestion), dict) or found[name].suggestion.startswith("#"), name
-    added = yaml.safe_load(found["magnitude control"].suggestion)["arms"]
+        assert isinstance(yaml.safe_load(by_check[name].suggestion), dict) or by_check[name].suggestion.startswith(
+            "#"
+        ), name
+    added = yaml.safe_load(by_check["magnitude control"].suggestion)["arms"]
     assert [(arm["method"], arm["target"]["quantity"]) for arm in added] == [
         ("l1_norm", "macs"),
         ("magnitude", "weights"),
@@ -74,8 +76,8 @@ def test_with_its_controls_a_sweep_passes(make_sweep: MakeSweep) -> None:
     full = with_controls(SearchSpace.parse(yaml.safe_load(BARE)))
     text = as_yaml(full)
     assert as_yaml(with_controls(SearchSpace.parse(yaml.safe_load(text)))) == text, "nothing is added twice"
-    found = by_name(make_sweep(text))
-    assert {name for name, check in found.items() if not check.passed} == {"at least 5 operating points"}
+    by_check = by_name(make_sweep(text))
+    assert {name for name, check in by_check.items() if not check.passed} == {"at least 5 operating points"}
 
 
 def test_a_base_without_arms_stays_an_arm() -> None:
@@ -93,11 +95,12 @@ def test_a_dense_control_is_compared_with_and_never_best(make_sweep: MakeSweep) 
 
     text = as_yaml(with_controls(SearchSpace.parse(yaml.safe_load(BARE))))
     data = report_data(make_sweep(text, numbers))
-    said = conclude(data, [])
-    assert said.best is not None
-    assert said.best.point["target.sparsity"] > 0
+    conclusions = conclude(data, [])
+    assert conclusions.best is not None
+    assert conclusions.best.point["target.sparsity"] > 0
     assert any(
-        finding.startswith("The dense control, retrained in the same way, has 95.00") for finding in said.findings
+        finding.startswith("The dense control, retrained in the same way, has 95.00")
+        for finding in conclusions.findings
     )
 
 

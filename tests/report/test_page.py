@@ -37,11 +37,11 @@ class Tags(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
 
 @pytest.fixture
@@ -55,14 +55,14 @@ def test_nothing_is_fetched(make_sweep: MakeSweep) -> None:
     path = report_page(make_sweep())
     text = path.read_text()
     tags = Tags(text)
-    for tag, attributes in tags.found:
+    for tag, attributes in tags.tags:
         for name in ("src", "href", "data", "action", "srcset", "poster"):
             value = attributes.get(name) or ""
             assert not value.startswith(("http:", "https:", "//")), (tag, value)
             if tag == "a" and value and not value.startswith("#"):
                 assert (path.parent / value).exists(), value
-    assert not any(tag == "script" and "src" in attributes for tag, attributes in tags.found)
-    policy = [a["content"] for t, a in tags.found if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"]
+    assert not any(tag == "script" and "src" in attributes for tag, attributes in tags.tags)
+    policy = [a["content"] for t, a in tags.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"]
     assert policy
     assert (policy[0] or "").startswith("default-src 'none'")
     style = text[text.index("<style>") : text.index("</style>")]
@@ -83,7 +83,7 @@ def test_every_figure_has_its_data_and_its_drawing(make_sweep: MakeSweep) -> Non
     path = report_page(make_sweep())
     page = path.read_text()
     data = json.loads(re.search(r'id="figures">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
-    drawn = {a["data-figure"] for _, a in Tags(page).found if a.get("data-figure")}
+    drawn = {a["data-figure"] for _, a in Tags(page).tags if a.get("data-figure")}
     files = {file.stem for file in (path.parent / "figures").glob("*.svg")}
     expected = {f"accuracy_by_{cost}" for cost in ("mac_sparsity", "param_sparsity", "latency_ms")}
     assert drawn == set(data) == files
@@ -102,13 +102,36 @@ def test_the_table_of_settings_is_the_rows_folded(make_sweep: MakeSweep) -> None
     assert len(lines) == 6
     for line in lines:
         share = float(line["asked to remove"].split(" %")[0]) / 100
-        found = [r["accuracy"] for r in rows if r["arm"] == line["arm"] and r["target_sparsity"] == share]
-        assert float(line["accuracy"]) == pytest.approx(np.mean(found))
-        assert float(line["accuracy_sd"]) == pytest.approx(np.std(found, ddof=1))
-        assert int(line["accuracy_n"]) == len(found) == int(line["n"])
+        accuracies = [r["accuracy"] for r in rows if r["arm"] == line["arm"] and r["target_sparsity"] == share]
+        assert float(line["accuracy"]) == pytest.approx(np.mean(accuracies))
+        assert float(line["accuracy_sd"]) == pytest.approx(np.std(accuracies, ddof=1))
+        assert int(line["accuracy_n"]) == len(accuracies) == int(line["n"])
     names = {file.name for file in (path.parent / "tables").iterdir()}
     for key in ("settings", "best_and_runner_up", "against_dense", "pareto", "layers", "budgets"):
         assert {f"{key}.csv", f"{key}.md", f"{key}.tex"} <= names
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_metric_of_the_users_own_is_a_column(
+    make_sweep: MakeSweep, space_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_metrics.py").write_text(
+        "from orchestrator.metrics.extra import ExtraMetric, Networks\n\n\n"
+        "class Agreement(ExtraMetric):\n"
+        '    """Share of the images that the dense network classifies alike."""\n\n'
+        '    column = "agreement"\n    unit = "share"\n    label = "agreement with the dense network"\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def numbers(trial: Any) -> dict[str, Any]:
+        return {"accuracy": 0.9, "val_accuracy": 0.9, "agreement": 0.75 + 0.01 * trial.spec.seed}
+
+    path = report_page(make_sweep(space_text + "metrics: ['own_metrics:Agreement']\n", numbers))
+    head, _, first, *_ = (path.parent / "tables" / "settings.md").read_text().splitlines()
+    assert "agreement with the dense network, %" in head
+    assert "76.00 ± 1.00" in first
+    with open(path.parent / "tables" / "settings.csv", newline="") as file:
+        assert float(next(csv.DictReader(file))["agreement"]) == pytest.approx(0.76)
 
 
 def test_trade_offs_show_the_front(make_sweep: MakeSweep) -> None:
@@ -203,13 +226,13 @@ def test_other_sweeps_beside(make_sweep: MakeSweep, space_text: str) -> None:
     def better(trial: Any) -> dict[str, Any]:
         return {"accuracy": 0.95 + 0.001 * trial.spec.seed, "val_accuracy": 0.95}
 
-    one = make_sweep()
+    ours_folder = make_sweep()
     other = make_sweep(space_text.replace("name: invented", "name: second"), better)
-    path = report_page(one, [other])
+    path = report_page(ours_folder, [other])
     with open(path.parent / "tables" / "beside.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 6
-    ours = {(r["arm"], r["target_sparsity"], r["seed"]): r["accuracy"] for r in load_results(one)}
+    ours = {(r["arm"], r["target_sparsity"], r["seed"]): r["accuracy"] for r in load_results(ours_folder)}
     expected = np.mean([ours["taylor", 0.5, seed] - 0.95 - 0.001 * seed for seed in range(3)])
     (line,) = [line for line in lines if line["setting"] == "taylor, 50 % of MACs"]
     assert float(line["difference"]) == pytest.approx(expected)
@@ -230,14 +253,14 @@ def test_the_page_goes_to_the_parent_run(make_sweep: MakeSweep, monkeypatch: pyt
 
 
 BROWSER = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 def test_a_browser_draws_it_without_a_complaint(make_sweep: MakeSweep) -> None:
     path = report_page(make_sweep())
-    told = subprocess.run(
+    browser = subprocess.run(
         [
             str(BROWSER),
             *("--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"),
@@ -249,5 +272,5 @@ def test_a_browser_draws_it_without_a_complaint(make_sweep: MakeSweep) -> None:
         timeout=120,
         check=True,
     )
-    assert "CONSOLE" not in told.stderr, told.stderr
-    assert told.stdout.count('class="main-svg"') >= told.stdout.count("data-figure=") > 0
+    assert "CONSOLE" not in browser.stderr, browser.stderr
+    assert browser.stdout.count('class="main-svg"') >= browser.stdout.count("data-figure=") > 0

@@ -26,9 +26,9 @@ def by_share(trial: Any) -> dict[str, Any]:
 
 def test_the_share_removed_is_found(make_sweep: MakeSweep, space_text: str) -> None:
     text = space_text.replace("[0.5, 0.75]", "[0.3, 0.5, 0.7, 0.9]")
-    found = estimate_importances(report_data(make_sweep(text, by_share)))
-    assert found.two_greatest == ("target.sparsity", "arm")
-    bars = importance_bars(found.values, "accuracy")
+    estimated = estimate_importances(report_data(make_sweep(text, by_share)))
+    assert estimated.two_greatest == ("target.sparsity", "arm")
+    bars = importance_bars(estimated.values, "accuracy")
     assert bars is not None
     assert bars.names[0] == "target.sparsity"
     assert bars.floor is not None
@@ -39,10 +39,10 @@ def test_a_large_sweep_is_sampled_and_says_so(make_sweep: MakeSweep, monkeypatch
     monkeypatch.setattr(importances, "MOST_SETTINGS", 4)
     monkeypatch.setattr(importances, "RESAMPLES", 2)
     data = report_data(make_sweep())
-    found = estimate_importances(data)
-    assert "Computed from 4 of 6 settings" in found.note
-    assert {one.n for one in found.values} == {12}
-    assert found == estimate_importances(data)
+    estimated = estimate_importances(data)
+    assert "Computed from 4 of 6 settings" in estimated.note
+    assert {importance.n for importance in estimated.values} == {12}
+    assert estimated == estimate_importances(data)
 
 
 def test_together_as_observed(make_sweep: MakeSweep) -> None:
@@ -53,8 +53,8 @@ def test_together_as_observed(make_sweep: MakeSweep) -> None:
     (taylor,) = [series for series in chart.series if series.name == "taylor"]
     assert taylor.x == ["0.5", "0.75"]
     for share, y in zip((0.5, 0.75), taylor.y, strict=True):
-        found = [r["accuracy"] for r in rows if r["arm"] == "taylor" and r["target_sparsity"] == share]
-        assert y == pytest.approx(100 * np.mean(found))
+        accuracies = [r["accuracy"] for r in rows if r["arm"] == "taylor" and r["target_sparsity"] == share]
+        assert y == pytest.approx(100 * np.mean(accuracies))
 
 
 def test_a_design_is_told_by_its_own_indices(make_sweep: MakeSweep) -> None:
@@ -66,8 +66,8 @@ axes:
   retrain.epochs: {low: 1, high: 8}
 search: {name: morris, trajectories: 4}
 """
-    found = estimate_importances(report_data(make_sweep(text, by_share)))
-    bars = design_bars(found.values, "accuracy")
+    estimated = estimate_importances(report_data(make_sweep(text, by_share)))
+    bars = design_bars(estimated.values, "accuracy")
     assert bars is not None
     effects = dict(zip(bars.names, bars.groups[0].y, strict=True))
     # 0.2 points of accuracy a unit of share, over a span of 0.6.

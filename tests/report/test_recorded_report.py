@@ -36,23 +36,23 @@ def test_the_recorded_sweep_is_told_as_it_was(make_sweep: Callable[..., Path]) -
         return {name: float(row[name]) for name in COPIED}
 
     data = report_data(make_sweep(text, numbers))
-    said = conclude(data, estimate_importances(data).values)
+    conclusions = conclude(data, estimate_importances(data).values)
 
     def column(setting: tuple[str, float], name: str) -> list[float]:
-        found = [r for r in rows if (r["method"], float(r["target_sparsity"])) == setting]
-        return [float(r[name]) for r in sorted(found, key=lambda r: int(r["seed"]))]
+        trials = [r for r in rows if (r["method"], float(r["target_sparsity"])) == setting]
+        return [float(r[name]) for r in sorted(trials, key=lambda r: int(r["seed"]))]
 
     settings = {(r["method"], float(r["target_sparsity"])) for r in rows}
     best = max(settings, key=lambda setting: fmean(column(setting, "val_accuracy")))
     accuracy, dense = column(best, "accuracy"), column(best, "dense_accuracy")
     low, high = stats.t.interval(0.95, 2, loc=fmean(accuracy), scale=stats.sem(accuracy))
-    assert f"{best[0]}, {100 * best[1]:.0f} %" in said.headline
-    assert f"{100 * fmean(accuracy):.2f} ± {100 * stdev(accuracy):.2f} % test accuracy" in said.headline
-    assert f"(n = 3, 95 % interval {100 * low:.2f} to {100 * high:.2f} %)" in said.headline
-    assert f"{100 * fmean(column(best, 'mac_sparsity')):.1f} % fewer MACs" in said.headline
+    assert f"{best[0]}, {100 * best[1]:.0f} %" in conclusions.headline
+    assert f"{100 * fmean(accuracy):.2f} ± {100 * stdev(accuracy):.2f} % test accuracy" in conclusions.headline
+    assert f"(n = 3, 95 % interval {100 * low:.2f} to {100 * high:.2f} %)" in conclusions.headline
+    assert f"{100 * fmean(column(best, 'mac_sparsity')):.1f} % fewer MACs" in conclusions.headline
     gap = [a - b for a, b in zip(accuracy, dense, strict=True)]
     p = float(stats.ttest_rel(accuracy, dense).pvalue)
-    (about_dense,) = [sentence for sentence in said.findings if "dense networks" in sentence]
+    (about_dense,) = [sentence for sentence in conclusions.findings if "dense networks" in sentence]
     assert f"{100 * fmean(dense):.2f} ± {100 * stdev(dense):.2f} %" in about_dense
     assert f"{100 * fmean(gap):+.2f} points" in about_dense
     assert f"p = {p:.2f}" in about_dense

@@ -11,6 +11,7 @@ from orchestrator.analysis.sensitivity.factors import SEED_NOISE, Importance
 from orchestrator.report import formatting
 from orchestrator.report.charts.model import XY, Bars, Series
 from orchestrator.report.data import ReportData
+from orchestrator.report.formatting import MetricLike
 
 _DESIGN_INDICES = {
     "sobol_first": "first order (alone)",
@@ -19,7 +20,7 @@ _DESIGN_INDICES = {
 }
 
 
-def importance_bars(importances: Sequence[Importance], metric: str) -> Bars | None:
+def importance_bars(importances: Sequence[Importance], metric: MetricLike) -> Bars | None:
     """Draw permutation and fANOVA importances over all arms, with the seed noise; None if there are none."""
     over_all = [i for i in importances if i.arm is None and i.value is not None]
     noise = next((i for i in over_all if i.method == SEED_NOISE), None)
@@ -41,7 +42,7 @@ def importance_bars(importances: Sequence[Importance], metric: str) -> Bars | No
     if noise is not None and noise.value is not None:
         floor = (noise.value, f"seeds: {100 * noise.value:.1f} %")
         caption += " Left of the dotted line a parameter has no larger effect than the seed."
-    title = f"Importance of the parameters for {formatting.METRICS.get(metric, metric)}"
+    title = f"Importance of the parameters for {formatting.label(metric)}"
     return Bars("importances", title, caption, "share of the variance", [str(x) for x in groups[0].x], groups, floor)
 
 
@@ -58,7 +59,7 @@ def interaction(data: ReportData, first: str, second: str) -> XY | None:
         if mean is not None and None not in values:
             a, b = (labels[_key(value)] for labels, value in zip(levels, values, strict=True))
             cells.setdefault((a, b), []).append(mean.mean)
-    factor = 100.0 if formatting.is_share(metric) else 1.0
+    factor = 100.0 if formatting.is_share(data.metric_row) else 1.0
     order = list(dict.fromkeys(levels[0].values()))
     series = []
     for style, level in enumerate(dict.fromkeys(levels[1].values())):
@@ -77,10 +78,10 @@ def interaction(data: ReportData, first: str, second: str) -> XY | None:
         "not depend on the other."
     )
     title = f"Interaction of {first} and {second}"
-    return XY("interaction", title, caption, first, formatting.titles(metric), series)
+    return XY("interaction", title, caption, first, formatting.titles(data.metric_row), series)
 
 
-def design_bars(importances: Sequence[Importance], metric: str) -> Bars | None:
+def design_bars(importances: Sequence[Importance], metric: MetricLike) -> Bars | None:
     """Draw Sobol indices or Morris effects; None if the search was no such design."""
     groups: list[Series] = []
     for method, name in _DESIGN_INDICES.items():
@@ -89,12 +90,14 @@ def design_bars(importances: Sequence[Importance], metric: str) -> Bars | None:
             groups.append(_series(name, members, len(groups)))
     if not groups:
         return None
-    label = formatting.METRICS.get(metric, metric)
     if len(groups) > 1:
-        title, x_title = f"Sobol indices of {label}", "share of the variance"
+        title, x_title = f"Sobol indices of {formatting.label(metric)}", "share of the variance"
         caption = "Shares of the variance over the design's points, with 95 % intervals over its blocks."
     else:
-        title, x_title = f"Morris effects on {label}", f"change of {label} over the parameter's span"
+        title, x_title = (
+            f"Morris effects on {formatting.label(metric)}",
+            f"change of {formatting.label(metric)} over the parameter's span",
+        )
         caption = "Over the design's trajectories, with 95 % intervals. A ranking, not shares of the variance."
     return Bars("design", title, caption, x_title, [str(x) for x in groups[0].x], groups)
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.analysis.aggregate import Difference, Setting, between, holm_corrected
-from orchestrator.report import formatting
 from orchestrator.report.charts.model import Chart
 from orchestrator.report.charts.trade_offs import trade_off
 from orchestrator.report.conclusions import verdict
 from orchestrator.report.data import ReportData
-from orchestrator.report.table_formats import Cell, Column, Table
+from orchestrator.report.table_formats import Cell, Column, Table, difference_column
 
 
 def trade_offs_with(data: ReportData, others: Sequence[ReportData]) -> list[Chart]:
@@ -50,15 +49,13 @@ def pairs_table(data: ReportData, others: Sequence[ReportData]) -> Table:
         means: list[Cell] = [ours.metric(metric), theirs.metric(metric)]
         numbers: list[Cell] = [difference.mean, p, difference.n]
         rows.append([data.names.of(ours), other.name, *means, *numbers, verdict(difference)])
-    form = f"difference:{metric}"
-    unit = ", points" if formatting.is_share(metric) else ""
     columns = [
         Column("setting"),
         Column("other sweep"),
-        Column("this sweep", metric),
-        Column("the other", metric, f"{metric}_there"),
+        Column("this sweep", data.metric_row, metric),
+        Column("the other", data.metric_row, f"{metric}_there"),
     ]
-    columns += [Column(f"difference{unit}", form, "difference"), Column("p", "p"), Column("pairs"), Column("verdict")]
+    columns += [difference_column(data.metric_row), Column("p", kind="p"), Column("pairs"), Column("verdict")]
     caption = "Settings with the same arm, network and parameters; paired by seed, Holm-corrected over this table."
     return Table("beside", "The same settings in other sweeps", caption, columns, rows)
 

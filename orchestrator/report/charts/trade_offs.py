@@ -42,7 +42,7 @@ def trade_off(data: ReportData, cost: str, network: tuple[str, str], number: int
     front = sorted(pareto_front(pairs, directions), key=lambda i: pairs[i])
     kept = _thinned(known, {id(known[i]) for i in front})
     series = _arms(data, [s for s in known if id(s) in kept], points, cost)
-    factor_x, factor_y = (100.0 if formatting.is_share(name) else 1.0 for name in (cost, metric))
+    factor_x, factor_y = (100.0 if formatting.is_share(data.row_of(name)) else 1.0 for name in (cost, metric))
     series.append(
         Series(
             "Pareto front",
@@ -59,17 +59,17 @@ def trade_off(data: ReportData, cost: str, network: tuple[str, str], number: int
         series.append(Series("knee", [factor_x * pairs[at][0]], [factor_y * pairs[at][1]], hover=hover, style=None))
     several = len(data.networks) > 1
     bars = len(kept) <= _BARS_UP_TO
-    title, caption = _title_and_caption(metric, cost, network if several else None, bars)
+    title, caption = _title_and_caption(data, cost, network if several else None, bars)
     if len(kept) < len(known):
         caption += f" {len(kept):,} of {len(known):,} settings are drawn, including all on the front."
-    level = _dense(known, metric, factor_y)
+    level = _dense(known, data, factor_y)
     y_range = _range([points[id(s)][1] for s in known], front, factor_y, level)
     if y_range is not None:
         below = [known[i] for i, pair in enumerate(pairs) if factor_y * pair[1] < y_range[0]]
         named = "; ".join(data.names.of(setting) for setting in below[:3])
         caption += f" Far below the initial range: {named}{'; ...' if len(below) > 3 else ''}."
     key = f"{metric}_by_{cost}" + (f"_{number + 1}" if several else "")
-    x_title, y_title = formatting.titles(cost), formatting.titles(metric)
+    x_title, y_title = formatting.titles(data.row_of(cost)), formatting.titles(data.row_of(metric))
     return XY(key, title, caption, x_title, y_title, series, level, y_range)
 
 
@@ -115,7 +115,7 @@ def _arms(
 ) -> list[Series]:
     """Return the series of every arm; lines join settings that differ only in target sparsity."""
     metric = metric or data.metric
-    factor_x, factor_y = (100.0 if formatting.is_share(name) else 1.0 for name in (cost, metric))
+    factor_x, factor_y = (100.0 if formatting.is_share(data.row_of(name)) else 1.0 for name in (cost, metric))
     styles = arm_styles(data)
     bars = len(settings) <= _BARS_UP_TO
     groups: dict[str, dict[str, list[Setting]]] = {}
@@ -148,12 +148,12 @@ def _arms(
 
 
 def _hover(data: ReportData, setting: Setting, x: Mean, y: Mean, cost: str, metric: str) -> str:
-    unit_x, unit_y = (" %" if formatting.is_share(name) else "" for name in (cost, metric))
+    unit_x, unit_y = (" %" if formatting.is_share(data.row_of(name)) else "" for name in (cost, metric))
     lines = [
         f"<b>{data.names.of(setting)}</b>",
-        f"{formatting.METRICS.get(metric, metric)}: {formatting.mean_sd(y, metric)}{unit_y} (n = {y.n})",
-        formatting.interval(y.low, y.high, metric),
-        f"{formatting.METRICS.get(cost, cost)}: {formatting.mean_sd(x, cost)}{unit_x}",
+        f"{formatting.label(data.row_of(metric))}: {formatting.mean_sd(y, data.row_of(metric))}{unit_y} (n = {y.n})",
+        formatting.interval(y.low, y.high, data.row_of(metric)),
+        f"{formatting.label(data.row_of(cost))}: {formatting.mean_sd(x, data.row_of(cost))}{unit_x}",
     ]
     return "<br>".join(line for line in lines if line)
 
@@ -172,8 +172,8 @@ def _thinned(known: Sequence[Setting], always: set[int]) -> set[int]:
     return kept
 
 
-def _title_and_caption(metric: str, cost: str, network: tuple[str, str] | None, bars: bool) -> tuple[str, str]:
-    name, by = formatting.METRICS.get(metric, metric), formatting.METRICS.get(cost, cost)
+def _title_and_caption(data: ReportData, cost: str, network: tuple[str, str] | None, bars: bool) -> tuple[str, str]:
+    name, by = formatting.label(data.metric_row), formatting.label(data.row_of(cost))
     title = f"{name[0].upper()}{name[1:]} against {by}" + (f": {network[0]} on {network[1]}" if network else "")
     better = "right" if COSTS[cost] == "max" else "left"
     caption = (
@@ -207,15 +207,15 @@ def _range(
     return min(ends) - pad, max(ends) + pad
 
 
-def _dense(settings: Sequence[Setting], metric: str, factor: float) -> tuple[float, str] | None:
+def _dense(settings: Sequence[Setting], data: ReportData, factor: float) -> tuple[float, str] | None:
     """Return mean and label of the dense networks' metric, counting each dense network once."""
     by_seed: dict[Any, float] = {}
     for setting in settings:
         for row in setting.rows:
-            value = row.get(f"dense_{metric}")
+            value = row.get(f"dense_{data.metric}")
             if value is not None:
                 by_seed.setdefault((row.get("seed"), value), value)
     if not by_seed:
         return None
     mean = sum(by_seed.values()) / len(by_seed)
-    return factor * mean, f"dense: {formatting.shown(mean, metric)}"
+    return factor * mean, f"dense: {formatting.shown(mean, data.metric_row)}"

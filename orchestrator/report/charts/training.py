@@ -92,7 +92,7 @@ def retraining(data: ReportData) -> XY | None:
             cells.setdefault(line, {}).setdefault(float(epochs), []).append(mean.mean)
     if not cells or len(cells) > MOST_CURVES:
         return None
-    factor = 100.0 if formatting.is_share(metric) else 1.0
+    factor = 100.0 if formatting.is_share(data.metric_row) else 1.0
     series = [
         Series(
             name,
@@ -105,7 +105,9 @@ def retraining(data: ReportData) -> XY | None:
     ]
     caption = "Means over all settings with the same epochs of retraining; one line per schedule and target."
     title = "Effect of the number of retraining epochs"
-    return XY("retraining", title, caption, "epochs of retraining", formatting.titles(metric), series, whole_x=True)
+    return XY(
+        "retraining", title, caption, "epochs of retraining", formatting.titles(data.metric_row), series, whole_x=True
+    )
 
 
 def _curve(data: ReportData, table: pa.Table, stage: str) -> XY | None:

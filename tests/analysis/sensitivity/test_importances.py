@@ -30,37 +30,37 @@ def toy(noise: float = 0.0) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def found():
+def estimates():
     return importances(toy(0.02), "accuracy", AXES, resamples=4)
 
 
-def test_every_parameter_by_every_method_in_its_arm_and_over_all(found) -> None:
+def test_every_parameter_by_every_method_in_its_arm_and_over_all(estimates) -> None:
     methods = ("ped_anova", "fanova", "permutation")
-    over_all = {(i.parameter, i.method) for i in found if i.arm is None}
+    over_all = {(i.parameter, i.method) for i in estimates if i.arm is None}
     names = ("arm", "target.sparsity", "retrain", "method.penalty")
     assert over_all == {(n, m) for n in names for m in methods} | {("seed", "seed_noise")}
-    within = {(i.parameter, i.method) for i in found if i.arm == "learned"}
+    within = {(i.parameter, i.method) for i in estimates if i.arm == "learned"}
     assert within == {(n, m) for n in names[1:] for m in methods} | {("seed", "seed_noise")}
     # `plain` has nothing that `learned` lacks.
-    assert {i.arm for i in found} == {None, "learned"}
-    assert all(i.low <= i.value <= i.high for i in found)
-    assert {i.n for i in found if i.arm is None} == {64}
-    assert {i.n for i in found if i.arm == "learned"} == {48}
+    assert {i.arm for i in estimates} == {None, "learned"}
+    assert all(i.low <= i.value <= i.high for i in estimates)
+    assert {i.n for i in estimates if i.arm is None} == {64}
+    assert {i.n for i in estimates if i.arm == "learned"} == {48}
 
 
 @pytest.mark.parametrize("method", ["ped_anova", "fanova", "permutation"])
-def test_the_ranks_are_the_known_ones(found, method: str) -> None:
-    within = {i.parameter: i.value for i in found if i.arm == "learned" and i.method == method}
+def test_the_ranks_are_the_known_ones(estimates, method: str) -> None:
+    within = {i.parameter: i.value for i in estimates if i.arm == "learned" and i.method == method}
     assert within["method.penalty"] > within["target.sparsity"] > within["retrain"]
-    over_all = {i.parameter: i.value for i in found if i.arm is None and i.method == method}
+    over_all = {i.parameter: i.value for i in estimates if i.arm is None and i.method == method}
     assert max(over_all, key=over_all.__getitem__) == "method.penalty"
     assert over_all["retrain"] < 0.05
 
 
-def test_shares_are_near_the_analytic_ones(found) -> None:
+def test_shares_are_near_the_analytic_ones(estimates) -> None:
     penalty, sparsity = 0.04 * np.var([1, 2, 3]), 0.04 * np.var([0.3, 0.5, 0.7, 0.9])
     share = penalty / (penalty + sparsity + 0.02**2)
-    for i in found:
+    for i in estimates:
         if i.arm == "learned" and i.parameter == "method.penalty" and i.method in ("fanova", "permutation"):
             assert i.value == pytest.approx(share, abs=0.12)
 
@@ -95,14 +95,14 @@ def test_codes_keep_settings_together_and_absence_apart() -> None:
 
 def test_too_few_settings_tell_nothing_and_say_so() -> None:
     rows = [row for row in toy() if row["arm"] == "plain" and row.get("target_sparsity") in (0.3, 0.9)]
-    found = importances(rows, "accuracy", AXES, resamples=2)
-    assert {i.value for i in found if i.method != "seed_noise"} == {None}
+    estimates = importances(rows, "accuracy", AXES, resamples=2)
+    assert {i.value for i in estimates if i.method != "seed_noise"} == {None}
 
 
 def test_a_constant_metric_has_no_importances() -> None:
     rows = [{**row, "accuracy": 0.5} for row in toy() if row["status"] == "done"]
-    found = importances(rows, "accuracy", AXES, resamples=2)
-    assert {i.value for i in found if i.method != "seed_noise"} == {0.0}
+    estimates = importances(rows, "accuracy", AXES, resamples=2)
+    assert {i.value for i in estimates if i.method != "seed_noise"} == {0.0}
 
 
 def test_a_constant_parameter_has_no_interaction() -> None:

@@ -30,10 +30,10 @@ def analytic() -> dict[tuple[str, str], float]:
 def test_sobol_finds_ishigamis_indices() -> None:
     design = sobol_design(SPACE, 1024)
     assert len(design.points) == 1024 * 8
-    found = sobol_indices(design, [ishigami(**point) for point in design.points])
+    indices = sobol_indices(design, [ishigami(**point) for point in design.points])
     wanted = analytic()
-    assert {(index.method, index.parameter) for index in found} == set(wanted)
-    for index in found:
+    assert {(index.method, index.parameter) for index in indices} == set(wanted)
+    for index in indices:
         assert index.low is not None
         assert index.high is not None
         assert index.low <= wanted[index.method, index.parameter] <= index.high, index
@@ -64,16 +64,16 @@ def test_morris_ranks_and_tells_the_bent_from_the_straight() -> None:
     design = morris_design(space, 20)
     values = [5 * p["a"] + 2 * p["b"] + 4 * (p["c"] - 0.5) * p["a"] for p in design.points]
     values[0] = None
-    found = morris_indices(design, values)
-    star = {index.parameter: index.value for index in found if index.method == "morris_mu_star"}
-    sigma = {index.parameter: index.value for index in found if index.method == "morris_sigma"}
+    indices = morris_indices(design, values)
+    star = {index.parameter: index.value for index in indices if index.method == "morris_mu_star"}
+    sigma = {index.parameter: index.value for index in indices if index.method == "morris_sigma"}
     ranks = sorted(star, key=star.__getitem__, reverse=True)
     assert (ranks[0], ranks[-1]) == ("a", "d")
     assert star["b"] == pytest.approx(2)
     assert star["d"] == pytest.approx(0, abs=1e-12)
     assert sigma["b"] == pytest.approx(0, abs=1e-9)
     assert sigma["a"] > 0.5
-    assert {index.n for index in found} == {19}
+    assert {index.n for index in indices} == {19}
 
 
 def test_points_are_values_of_the_axes() -> None:
@@ -98,8 +98,8 @@ def test_values_are_means_over_the_seeds_at_a_point() -> None:
         for p in design.points[1:]
         for s in (0, 1)
     ]
-    found = design_values(design, rows, "accuracy")
-    assert set(found[1:]) == {0.5}
+    indices = design_values(design, rows, "accuracy")
+    assert set(indices[1:]) == {0.5}
     assert design_values(design, [], "accuracy") == [None] * len(design.points)
 
 

@@ -1,4 +1,4 @@
-"""The dispatcher behind Ray Tune's interfaces: a searcher that suggests jobs, and a callback that passes on events."""
+"""The dispatcher behind Ray Tune's interfaces: a searcher that suggests jobs, a callback that passes events on."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class TuneSearcher(Searcher):
         self.dispatcher.on_ended(request, message if isinstance(message, JobEnded) and not error else WorkerDied())
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune saves its searcher for a restore that is never used, because the records are the state."""
+        """Return nothing: Tune saves its searcher for a restore that is never done, as the records are the state."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:

@@ -1,1 +1,1 @@
-"""All of Ray: the Tune searcher and scheduler, node checks, GPU probes, the latency wave."""
+"""All of Ray: the runner on Tune, node checks, GPU probes, the latency wave."""

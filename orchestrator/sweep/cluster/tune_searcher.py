@@ -1,4 +1,4 @@
-"""The dispatcher behind Ray Tune's interfaces: a searcher that suggests jobs, and a callback that passes on events."""
+"""The dispatcher behind Ray Tune's interfaces: a searcher that suggests jobs, a callback that passes events on."""
 
 from __future__ import annotations
 
@@ -79,18 +79,18 @@ class TuneSearcher(Searcher):
         self.dispatcher.on_ended(request, message if isinstance(message, JobEnded) and not error else WorkerDied())
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune saves itself for a restore that is never used here, because the records are the state."""
+        """Return nothing: Tune saves its searcher for a restore that is never done, as the records are the state."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the records are the state."""
+        """Do nothing: the records are the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the records are the state."""
+        """Do nothing: the records are the state."""
 
 
 class LifoScheduler(FIFOScheduler):
-    """Gives a worker that is free the job that was given out last.
+    """Gives a free worker the job that was handed out last.
 
     Tune asks for a worker for each job that waits, and throws that worker away, started or starting, when the job goes
     to one that is free sooner. The first jobs in line are those whose workers start, which takes seconds: were they
@@ -114,7 +114,7 @@ class TuneEvents(tune.Callback):
         self._searcher, self._check = searcher, check
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing, as for the searcher."""
+        """Return nothing, as for the searcher."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

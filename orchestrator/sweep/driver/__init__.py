@@ -1,1 +1,1 @@
-"""What the driver decides, without Ray: jobs, allocation, suggestions, display."""
+"""The driver without Ray: messages, jobs, the dispatcher, allocation, suggestions, display."""

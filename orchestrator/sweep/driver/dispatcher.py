@@ -177,8 +177,8 @@ class Dispatcher:
             return job
         wait = _SUGGESTION_SECONDS if self._queue.exhausted else 0.0
         while (trial := self._suggestions.take(wait)) is not None:
-            for lost, failure in self._queue.add(jobs_of(trial, self._has_stage)):
-                self._end_trial(lost, failure)
+            for dependent, failure in self._queue.add(jobs_of(trial, self._has_stage)):
+                self._end_trial(dependent, failure)
             if (job := self._queue.take()) is not None:
                 return job
         return None
@@ -243,8 +243,8 @@ class Dispatcher:
             self._queue.finish(job.key)
             return
         failure = Failure(failure.outcome, f"{job.kind} failed: {failure.reason}")
-        for lost in self._queue.fail_stage(job.key, failure):
-            self._end_trial(lost, failure)
+        for dependent in self._queue.fail_stage(job.key, failure):
+            self._end_trial(dependent, failure)
 
     def _end_trial(self, job: Job, failure: Failure | None) -> None:
         """Report the worker's own record; where no worker could write one, write one that says why."""

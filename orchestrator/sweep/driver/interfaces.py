@@ -53,7 +53,7 @@ class JobEvents(Protocol):
     def epoch(self, job: Job, report: EpochReport) -> None: ...
 
     def requeued(self, job: Job) -> None:
-        """The job runs no longer and waits again."""
+        """The job has stopped without an end and waits again."""
 
     def stage_ended(self, job: Job, error: str | None) -> None: ...
 

@@ -94,7 +94,7 @@ class JobQueue:
 
     def add(self, jobs: Iterable[Job]) -> list[tuple[Job, Failure]]:
         """Add the jobs that the queue does not know; return trials that need a failed stage, with its failure."""
-        lost: list[tuple[Job, Failure]] = []
+        dependents: list[tuple[Job, Failure]] = []
         for job in jobs:
             if job.key in self._waiting or job.key in self._running or job.key in self._failed:
                 continue
@@ -102,10 +102,10 @@ class JobQueue:
             if failure is None:
                 self._waiting[job.key] = job
             elif job.kind == "trial":
-                lost.append((job, failure))
+                dependents.append((job, failure))
             else:
                 self._failed[job.key] = failure
-        return lost
+        return dependents
 
     def take(self) -> Job | None:
         """Return the next job in order that can start, now running; None if all must wait."""
@@ -140,15 +140,15 @@ class JobQueue:
         """Remove a failed stage and all that needs it; return the trials that can no longer run."""
         self._running.pop(key, None)
         self._failed[key] = failure
-        lost: list[Job] = []
+        dependents: list[Job] = []
         for job in [job for job in self._waiting.values() if key in job.needs]:
             if self._waiting.pop(job.key, None) is None:
                 continue
             if job.kind == "trial":
-                lost.append(job)
+                dependents.append(job)
             else:
-                lost += self.fail_stage(job.key, failure)
-        return lost
+                dependents += self.fail_stage(job.key, failure)
+        return dependents
 
     def _is_ready(self, job: Job) -> bool:
         if job.kind == LATENCY:

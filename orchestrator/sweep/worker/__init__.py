@@ -1,1 +1,1 @@
-"""What a worker process does with a job; imports no Ray."""
+"""What a worker does with a job, and the runner that works in this process; no Ray."""

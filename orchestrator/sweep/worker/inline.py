@@ -42,8 +42,8 @@ class InlineRunner:
         """Make modules beside the search space importable, as workers have them; SIGTERM stops as SIGINT does."""
         if planned.space.resources != "auto":
             _device(planned.space.resources)
-        here = os.getcwd()
-        sys.path[:0] = [] if {here, ""} & set(sys.path) else [here]
+        folder = os.getcwd()
+        sys.path[:0] = [] if {folder, ""} & set(sys.path) else [folder]
         in_main_thread = threading.current_thread() is threading.main_thread()
         # Both raise KeyboardInterrupt at once: a job runs in this very thread, and nothing else could stop it.
         before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main_thread else None

@@ -1,4 +1,4 @@
-"""Running out of a GPU's memory, on a real Ray: a network raises PyTorch's error when too many of it train at once."""
+"""GPU errors on a real Ray: a network runs out of memory when too many of it train at once, or loses its device."""
 
 from __future__ import annotations
 
@@ -44,6 +44,18 @@ class Hungry(nn.Module):
             return self.layers(images)
         finally:
             mine.unlink()
+class Fragile(Hungry):
+    """Loses the device in the first process that trains it, for good."""
+    def forward(self, images):
+        marker = self.folder.parent / "first-process"
+        if self.training and not marker.exists():
+            marker.write_text(str(os.getpid()))
+        if self.training and marker.read_text() == str(os.getpid()):
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        return self.layers(images)
+
+def fragile(num_classes: int, in_channels: int, image_size: int, room: int, folder: str) -> nn.Module:
+    return Fragile(num_classes, in_channels, image_size, room, folder)
 
 def hungry(num_classes: int, in_channels: int, image_size: int, room: int, folder: str) -> nn.Module:
     return Hungry(num_classes, in_channels, image_size, room, folder)
@@ -69,8 +81,8 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def sweep(training: Path, tmp_path: Path) -> Any:
     """Runs some seeds of the network; returns what came of it and what was said."""
 
-    def go(room: int, resources: Any, seeds: int) -> tuple[SweepOutcome, str]:
-        model = {"name": "hungry_nets:hungry", "room": room, "folder": str(training)}
+    def go(room: int, resources: Any, seeds: int, network: str = "hungry") -> tuple[SweepOutcome, str]:
+        model = {"name": f"hungry_nets:{network}", "room": room, "folder": str(training)}
         space = {
             "name": "tight",
             "base": {
@@ -129,3 +141,10 @@ def test_fixed_resources_stay_and_the_reason_names_them(sweep: Any) -> None:
     assert failure.error.startswith("baseline failed: OutOfMemory: CUDA out of memory")
     assert "resources" in failure.error
     assert "ran out of memory" not in said
+
+
+def test_a_process_that_lost_its_gpu_is_replaced_and_its_job_done(sweep: Any, training: Path) -> None:
+    """Left in use, it would fail every job after; the job is taken up by another process."""
+    outcome, _ = sweep(room=9, resources={"cpus": 2}, seeds=2, network="fragile")
+    assert (training.parent / "first-process").exists()
+    assert (outcome.executed, outcome.failures, outcome.trained) == (2, [], {"baseline": 2})

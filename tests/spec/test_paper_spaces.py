@@ -61,9 +61,9 @@ def planned(name: str) -> Plan:
 def planned_small(name: str) -> tuple[list[str], dict[str, Any]]:
     """The arguments of the scale-down, and what `prunesweep plan` says to them."""
     lines = (FOLDER / f"{name}.yaml").read_text().splitlines()
-    found = [line.removeprefix(PREFIX) for line in lines if line.startswith(PREFIX)]
-    assert len(found) == 1
-    arguments = shlex.split(found[0])
+    comments = [line.removeprefix(PREFIX) for line in lines if line.startswith(PREFIX)]
+    assert len(comments) == 1
+    arguments = shlex.split(comments[0])
     result = CliRunner().invoke(app, ["plan", str(FOLDER / f"{name}.yaml"), *arguments, "--json", "--out", "runs"])
     assert result.exit_code == 0, result.output
     return arguments, json.loads(result.output)
@@ -75,18 +75,18 @@ def test_there_is_one_file_a_table() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_plans_and_says_what_it_is(name: str) -> None:
-    found = planned(name)
-    assert found.space.name == f"paper{name}"
-    assert found.space.question
-    assert found.space.question.endswith("?")
+    this = planned(name)
+    assert this.space.name == f"paper{name}"
+    assert this.space.question
+    assert this.space.question.endswith("?")
     paper, _, number = name.partition("_table")
     comment = (FOLDER / f"{name}.yaml").read_text().split("\nname:")[0]
     assert re.match(rf"# Paper {paper} \([^)]+\), table {number}: ", comment)
-    assert found.trials
-    assert found.repeated == 0
-    assert {trial.spec.data.name for trial in found.trials} <= {"mnist", "cifar10", "imagenet", "image_folder"}
+    assert this.trials
+    assert this.repeated == 0
+    assert {trial.spec.data.name for trial in this.trials} <= {"mnist", "cifar10", "imagenet", "image_folder"}
     # A relative path is the only one that a file may name: it lies where the user is.
-    paths = {trial.spec.data.params.get("path") for trial in found.trials}
+    paths = {trial.spec.data.params.get("path") for trial in this.trials}
     assert paths <= {None, str(Path("imagenet10").resolve())}
 
 

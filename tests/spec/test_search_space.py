@@ -116,15 +116,15 @@ def test_resources_that_cannot_be_are_refused(resources: object, message: str) -
 
 
 def test_the_written_search_space_plans_the_same(tmp_path: Path) -> None:
-    one = space(
+    original = space(
         axes={"target.sparsity": {"low": 0.3, "high": 0.6, "grid": 2}, "seed": [0, 1]},
         arms=[{"name": "mine", "method": "l1_norm"}, {"method": "random", "retrain": "fine_tune"}],
         question="Why?",
     )
-    (tmp_path / "s.yaml").write_text(as_yaml(one))
+    (tmp_path / "s.yaml").write_text(as_yaml(original))
     again = SearchSpace.load(tmp_path / "s.yaml")
-    assert again == one
-    assert [t.trial_id for t in plan(again).trials] == [t.trial_id for t in plan(one).trials]
+    assert again == original
+    assert [t.trial_id for t in plan(again).trials] == [t.trial_id for t in plan(original).trials]
 
 
 def test_random_search_draws_the_same_points_again() -> None:

@@ -15,7 +15,7 @@ def test_pinned_ids() -> None:
 
 
 def test_defaults_written_out_change_nothing() -> None:
-    told = {
+    explicit = {
         "model": {"name": "lenet5"},
         "data": {"name": "digits", "size": 8},
         "method": {"name": "l1_norm"},
@@ -24,7 +24,7 @@ def test_defaults_written_out_change_nothing() -> None:
         "retrain": {"name": "clr", "epochs": 40, "warmup": 0.1},
         "seed": 0,
     }
-    assert resolve(told).trial_id == resolve(PLAIN).trial_id
+    assert resolve(explicit).trial_id == resolve(PLAIN).trial_id
 
 
 def test_everything_told_is_part_of_the_id() -> None:
@@ -57,8 +57,8 @@ def test_where_data_lies_is_no_part_of_the_id() -> None:
 
 
 def test_a_baseline_is_shared_by_all_that_start_from_it() -> None:
-    one = resolve(PLAIN)
-    assert resolve({**PLAIN, "method": "taylor", "target": {"sparsity": 0.9}}).baseline_key == one.baseline_key
-    assert resolve({**PLAIN, "retrain": "fine_tune"}).baseline_key == one.baseline_key
-    assert resolve({**PLAIN, "seed": 1}).baseline_key != one.baseline_key
-    assert resolve({**PLAIN, "baseline": {"lr": 0.05}}).baseline_key != one.baseline_key
+    plain = resolve(PLAIN)
+    assert resolve({**PLAIN, "method": "taylor", "target": {"sparsity": 0.9}}).baseline_key == plain.baseline_key
+    assert resolve({**PLAIN, "retrain": "fine_tune"}).baseline_key == plain.baseline_key
+    assert resolve({**PLAIN, "seed": 1}).baseline_key != plain.baseline_key
+    assert resolve({**PLAIN, "baseline": {"lr": 0.05}}).baseline_key != plain.baseline_key

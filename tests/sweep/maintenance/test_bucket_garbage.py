@@ -56,13 +56,13 @@ def test_orphans_go_at_once_and_drafts_when_they_are_old(
     assert names(bucket, store) == sorted([*wanted, *young])
     monkeypatch.setattr(cleaning, "_DRAFT_SECONDS", -5.0)
     done = cleaning.clean(store)
-    assert sorted((one.what, one.bytes) for one in done.removed if one.in_bucket) == [
+    assert sorted((removal.what, removal.bytes) for removal in done.removed if removal.in_bucket) == [
         ("draft", 10),
         ("draft", 10),
         ("lock", 10),
     ]
     assert names(bucket, store) == sorted(wanted)
-    assert not [one for one in cleaning.clean(store).removed if one.in_bucket]
+    assert not [removal for removal in cleaning.clean(store).removed if removal.in_bucket]
 
 
 def test_where_a_driver_runs_only_orphans_go(

@@ -92,11 +92,11 @@ def runs(uri: str) -> dict[str, list[str]]:
 
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("away")
-    found: dict[str, list[str]] = {}
+    statuses: dict[str, list[str]] = {}
     for run in client.search_runs([experiment.experiment_id]):
         if "trial_id" in run.data.tags:
-            found.setdefault(run.data.tags["trial_id"], []).append(run.info.status)
-    return found
+            statuses.setdefault(run.data.tags["trial_id"], []).append(run.info.status)
+    return statuses
 
 
 def test_a_server_that_was_away_gets_one_run_a_trial(

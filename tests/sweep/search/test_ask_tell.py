@@ -41,34 +41,34 @@ def complete(*values: float, **violations: float) -> Observation:
 def searched(this: SearchSpace, trials: int, judge: Callable[[PlannedTrial], Observation]) -> list[PlannedTrial]:
     """Propose and tell, one at a time."""
     study = start_study(this, expand_arms(this))
-    found = []
+    drawn = []
     for _ in range(trials):
-        found.append(study.ask())
-        study.tell(found[-1].trial_id, judge(found[-1]))
-    return found
+        drawn.append(study.ask())
+        study.tell(drawn[-1].trial_id, judge(drawn[-1]))
+    return drawn
 
 
 def test_tpe_finds_the_best_arm_and_place_sooner_than_chance() -> None:
-    found = searched(space(), 40, lambda trial: complete(accuracy(trial)))
+    drawn = searched(space(), 40, lambda trial: complete(accuracy(trial)))
     numbers = random.Random(0)
     arms = expand_arms(space())
     chance = []
     for _ in range(40):
         arm = numbers.choice(arms)
         point = {"target.sparsity": numbers.uniform(0, 0.9)}
-        chance.append(accuracy(PlannedTrial(0, arm.label, point, found[0].spec)))
-    last = [accuracy(trial) for trial in found[20:]]
+        chance.append(accuracy(PlannedTrial(0, arm.label, point, drawn[0].spec)))
+    last = [accuracy(trial) for trial in drawn[20:]]
     assert sum(last) / len(last) > sum(chance) / len(chance) + 0.2
-    assert max(map(accuracy, found)) > 0.97
-    assert sum(trial.arm == "network_slimming" for trial in found[20:]) > 10
+    assert max(map(accuracy, drawn)) > 0.97
+    assert sum(trial.arm == "network_slimming" for trial in drawn[20:]) > 10
 
 
 @pytest.mark.parametrize("search", ["tpe", "nsga2", "gp"])
 def test_a_trial_has_the_axes_of_its_arm_and_no_others(search: str) -> None:
-    found = searched(space(search), 16, lambda trial: complete(accuracy(trial)))
-    assert len({trial.trial_id for trial in found}) == 16
-    assert {trial.arm for trial in found} == {"l1_norm", "random", "network_slimming"}
-    for trial in found:
+    drawn = searched(space(search), 16, lambda trial: complete(accuracy(trial)))
+    assert len({trial.trial_id for trial in drawn}) == 16
+    assert {trial.arm for trial in drawn} == {"l1_norm", "random", "network_slimming"}
+    for trial in drawn:
         assert ("method.penalty_weight" in trial.point) == (trial.arm == "network_slimming")
         assert trial.spec.method.params.get("penalty_weight") == trial.point.get("method.penalty_weight")
 
@@ -87,45 +87,45 @@ def test_several_objectives_and_a_constraint_draw_the_search_to_what_is_allowed(
         sparsity = trial.point["target.sparsity"]
         return complete(1 - sparsity**2, 1 - sparsity, mac_sparsity=0.5 - sparsity)
 
-    found = searched(this, 60, judged)
-    allowed = [trial.point["target.sparsity"] >= 0.5 for trial in found]
+    drawn = searched(this, 60, judged)
+    allowed = [trial.point["target.sparsity"] >= 0.5 for trial in drawn]
     assert sum(allowed[30:]) > 18  # by chance 13 of 30
 
 
 def test_the_seed_is_drawn_and_the_sampler_never_hears_of_it() -> None:
     this = space(axes={**SPARSITY, "seed": [0, 1, 2]}, arms=["l1_norm"])
     study = start_study(this, expand_arms(this))
-    found = [study.ask() for _ in range(30)]
-    assert {trial.spec.seed for trial in found} == {0, 1, 2}
+    drawn = [study.ask() for _ in range(30)]
+    assert {trial.spec.seed for trial in drawn} == {0, 1, 2}
     assert all(set(trial.params) == {"target.sparsity"} for trial in study._study.trials)
 
 
 def test_a_suggestion_that_is_known_is_answered_from_its_record() -> None:
     this = space(axes={"target.sparsity": [0.1, 0.2, 0.3]}, arms=["l1_norm", "random"])
-    found = searched(this, 6, lambda trial: complete(trial.spec.target.sparsity or 0.0))
-    assert len({trial.trial_id for trial in found}) == 6
+    drawn = searched(this, 6, lambda trial: complete(trial.spec.target.sparsity or 0.0))
+    assert len({trial.trial_id for trial in drawn}) == 6
     arms = expand_arms(this)
-    known: list[EvaluatedTrial] = [EvaluatedTrial(trial, complete(0.5)) for trial in found[:5]]
+    known: list[EvaluatedTrial] = [EvaluatedTrial(trial, complete(0.5)) for trial in drawn[:5]]
     study = start_study(this, arms, known)
     last = study.ask()
-    assert last.trial_id == found[5].trial_id
+    assert last.trial_id == drawn[5].trial_id
     study.tell(last.trial_id, complete(0.7))
     with pytest.raises(Exhausted, match="every point"):
         study.ask()
-    told = [trial for trial in study._study.trials if trial.user_attrs.get("trial_id") == last.trial_id]
-    assert {tuple(trial.values or ()) for trial in told} == {(0.7,)}
+    stored = [trial for trial in study._study.trials if trial.user_attrs.get("trial_id") == last.trial_id]
+    assert {tuple(trial.values or ()) for trial in stored} == {(0.7,)}
 
 
 def test_two_suggestions_of_one_trial_are_told_together() -> None:
     this = space(axes={"target.sparsity": [0.1, 0.2]}, arms=["l1_norm"])
     study = start_study(this, expand_arms(this))
-    one, other = study.ask(), study.ask()
+    first, other = study.ask(), study.ask()
     with pytest.raises(Exhausted):
         study.ask()
-    study.tell(one.trial_id, complete(0.5))
+    study.tell(first.trial_id, complete(0.5))
     study.tell(other.trial_id, Observation("failed"))
     states = {trial.user_attrs["trial_id"]: trial.state.name for trial in study._study.trials}
-    assert states == {one.trial_id: "COMPLETE", other.trial_id: "FAIL"}
+    assert states == {first.trial_id: "COMPLETE", other.trial_id: "FAIL"}
     assert all(trial.state.is_finished() for trial in study._study.trials)
 
 
@@ -133,8 +133,8 @@ def test_what_cannot_be_is_told_as_failed_and_counted() -> None:
     axes = {"method": ["l1_norm", "magnitude"], "target.sparsity": {"low": 0.1, "high": 0.9}}
     this = space(axes=axes, arms=[])
     study = start_study(this, expand_arms(this))
-    found = [study.ask() for _ in range(12)]
-    assert {trial.spec.method.name for trial in found} == {"l1_norm"}
+    drawn = [study.ask() for _ in range(12)]
+    assert {trial.spec.method.name for trial in drawn} == {"l1_norm"}
     failed = [trial for trial in study._study.trials if trial.state.name == "FAIL"]
     assert len(failed) == study.impossible > 0
     assert "magnitude" in failed[0].user_attrs["error"]
@@ -149,8 +149,8 @@ def test_a_space_without_a_possible_point_says_so_once() -> None:
 def test_a_stopped_trial_is_never_told_as_complete() -> None:
     this = space()
     study = start_study(this, expand_arms(this))
-    one, other = study.ask(), study.ask()
-    study.tell(one.trial_id, Observation("stopped", (0.4,), share=0.25))
+    first, other = study.ask(), study.ask()
+    study.tell(first.trial_id, Observation("stopped", (0.4,), share=0.25))
     study.tell(other.trial_id, Observation("stopped", (), {"mac_sparsity": 0.1}, share=0.0))
     first, second = study._study.trials
     assert (first.state.name, first.intermediate_values) == ("PRUNED", {25: 0.4})
@@ -190,8 +190,8 @@ def test_a_search_goes_on_from_its_records(search: str, tmp_path: Path) -> None:
 def test_evolution_goes_on_from_recorded_generations() -> None:
     this = space("nsga2", objectives={"accuracy": "max", "macs": "min"})
     arms = expand_arms(this)
-    found = searched(this, 24, lambda trial: complete(accuracy(trial), 1.0))
-    known = [EvaluatedTrial(trial, complete(accuracy(trial), 1.0)) for trial in found]
+    drawn = searched(this, 24, lambda trial: complete(accuracy(trial), 1.0))
+    known = [EvaluatedTrial(trial, complete(accuracy(trial), 1.0)) for trial in drawn]
     study = start_study(this, arms, known)
     study.ask()
     key = optuna.samplers.NSGAIISampler._get_generation_key()

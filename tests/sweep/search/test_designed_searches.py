@@ -80,8 +80,10 @@ def test_the_analysis_finds_the_design_in_the_records(search: dict[str, Any], tm
     # The seeds' noise is symmetric, so that their mean is the noiseless value, at every single point.
     expected = [accuracy(dict(point), 0) + 0.01 for point in design.points]
     assert values == pytest.approx(expected)
-    found = sobol_indices(design, values) if search is SOBOL else morris_indices(design, values)
-    main = {index.parameter: index.value or 0.0 for index in found if index.method in ("sobol_total", "morris_mu_star")}
+    indices = sobol_indices(design, values) if search is SOBOL else morris_indices(design, values)
+    main = {
+        index.parameter: index.value or 0.0 for index in indices if index.method in ("sobol_total", "morris_mu_star")
+    }
     assert main["target.sparsity"] > main["retrain"] > main["baseline.lr"]
     assert main["baseline.lr"] == pytest.approx(0, abs=1e-9)
     if search is MORRIS:

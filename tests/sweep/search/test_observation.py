@@ -23,21 +23,23 @@ DONE = TrialResult(
 
 
 def space(objectives: dict[str, str], constraints: dict[str, str] | None = None, search: str = "tpe") -> SearchSpace:
-    told = {"objectives": objectives, "constraints": constraints or {}}
+    sections = {"objectives": objectives, "constraints": constraints or {}}
     axes = {"target.sparsity": {"low": 0.1, "high": 0.9}}
-    return SearchSpace.parse({"name": "s", "base": BASE, "axes": axes, "search": {"name": search, "trials": 9}, **told})
+    return SearchSpace.parse(
+        {"name": "s", "base": BASE, "axes": axes, "search": {"name": search, "trials": 9}, **sections}
+    )
 
 
 def test_the_test_set_decides_nothing() -> None:
-    told = observe(space({"accuracy": "max", "accuracy_drop": "min", "macs": "min"}), DONE, None)
-    assert told.values == pytest.approx((0.8, 0.1, 50.0))
+    observation = observe(space({"accuracy": "max", "accuracy_drop": "min", "macs": "min"}), DONE, None)
+    assert observation.values == pytest.approx((0.8, 0.1, 50.0))
     with pytest.raises(SpecError, match=r"objectives\.top5_accuracy.*val_accuracy"):
         plan(space({"top5_accuracy": "max"}))
 
 
 def test_a_broken_constraint_is_told_by_how_much_of_its_bound() -> None:
-    told = observe(space({"accuracy": "max"}, {"mac_sparsity": ">= 0.5", "macs": "<= 100"}), DONE, None)
-    assert told.violations == pytest.approx({"mac_sparsity": 0.2, "macs": -0.5})
+    observation = observe(space({"accuracy": "max"}, {"mac_sparsity": ">= 0.5", "macs": "<= 100"}), DONE, None)
+    assert observation.violations == pytest.approx({"mac_sparsity": 0.2, "macs": -0.5})
     assert violation("< 5", 5.0) > 0
     assert violation("<= 5", 5.0) == 0
     assert violation("> 0", -0.5) == 0.5
@@ -46,14 +48,14 @@ def test_a_broken_constraint_is_told_by_how_much_of_its_bound() -> None:
 def test_what_is_asked_for_and_not_there_fails_the_trial_for_the_search() -> None:
     this = space({"accuracy": "max"}, {"latency_ms": "<= 2"})
     assert observe(this, DONE, None) == Observation("failed")
-    told = observe(this, DONE, Latency(latency_ms=1.0, latency_ms_std=0.1))
-    assert (told.state, told.violations) == ("complete", {"latency_ms": -0.5})
+    observation = observe(this, DONE, Latency(latency_ms=1.0, latency_ms_std=0.1))
+    assert (observation.state, observation.violations) == ("complete", {"latency_ms": -0.5})
     assert observe(this, DONE.model_copy(update={"status": "diverged"}), None) == Observation("failed")
 
 
 def test_a_stopped_trial_tells_its_last_value_and_what_it_broke() -> None:
     stopped = DONE.model_copy(update={"status": "stopped", "stopped_at": 0.5})
-    told = observe(space({"accuracy": "max"}, {"mac_sparsity": ">= 0.5", "latency_ms": "<= 2"}), stopped, None)
-    assert (told.state, told.values, told.share) == ("stopped", (0.8,), 0.5)
-    assert told.violations == pytest.approx({"mac_sparsity": 0.2})
+    observation = observe(space({"accuracy": "max"}, {"mac_sparsity": ">= 0.5", "latency_ms": "<= 2"}), stopped, None)
+    assert (observation.state, observation.values, observation.share) == ("stopped", (0.8,), 0.5)
+    assert observation.violations == pytest.approx({"mac_sparsity": 0.2})
     assert observe(space({"accuracy": "max", "macs": "min"}), stopped, None).values == ()

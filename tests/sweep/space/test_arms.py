@@ -31,8 +31,8 @@ def space(search: Any = "tpe", **parts: Any) -> SearchSpace:
 
 
 def record(trial: PlannedTrial, **changes: Any) -> TrialResult:
-    told = {"arm": trial.arm, "point": dict(trial.point), "status": "done", **changes}
-    return TrialResult(trial_id=trial.trial_id, spec=trial.spec, **told)
+    fields = {"arm": trial.arm, "point": dict(trial.point), "status": "done", **changes}
+    return TrialResult(trial_id=trial.trial_id, spec=trial.spec, **fields)
 
 
 def test_a_record_is_found_at_its_point_whoever_wrote_it() -> None:
@@ -94,8 +94,8 @@ def test_an_adaptive_plan_counts_what_is_recorded(tmp_path: Path) -> None:
     assert (plan(this).total, plan(this).to_draw, plan(this).trials) == (20, 20, ())
     trial = expand_arms(this)[0].trial({"target.sparsity": 0.25, "retrain": "fine_tune", "seed": 0})
     write_result(Store(tmp_path), tmp_path / "trials" / trial.trial_id, record(trial))
-    found = plan(this, tmp_path)
-    assert (found.total, found.to_draw, found.trials) == (20, 19, (trial,))
+    planned = plan(this, tmp_path)
+    assert (planned.total, planned.to_draw, planned.trials) == (20, 19, (trial,))
     narrower = space(axes={**AXES, "target.sparsity": {"low": 0.5, "high": 0.9}})
     assert plan(narrower, tmp_path).to_draw == 20
 

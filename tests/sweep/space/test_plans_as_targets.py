@@ -17,9 +17,9 @@ BASE: dict[str, Any] = {"model": "resnet56", "data": "cifar10", "method": "l1_no
 
 def test_the_counts_and_not_the_name_make_the_trial() -> None:
     named = resolve({**BASE, "target": {"plan": "pfec_b"}})
-    told = resolve({**BASE, "target": {"kept": planned_counts("pfec_b", "resnet56")}})
-    assert named == told
-    assert named.trial_id == told.trial_id
+    counted = resolve({**BASE, "target": {"kept": planned_counts("pfec_b", "resnet56")}})
+    assert named == counted
+    assert named.trial_id == counted.trial_id
     assert named.target.kept is not None
     assert named.target.kept["layer1.0.conv1"] == 6
     assert "layer1.7.conv1" not in named.target.kept

@@ -35,6 +35,8 @@ def test_a_lock_excludes_other_processes_and_falls_with_its_holder(tmp_path: Pat
         holder.wait(60)
     with acquire_lock(path, wait=False) as file:
         file.write("mine")
+        with pytest.raises(LockUnavailable), acquire_lock(path, wait=False):
+            pass
     assert path.read_text() == "mine"
 
 

@@ -35,7 +35,7 @@ from orchestrator.sweep.driver.runner import INLINE, Check, Runner
 from orchestrator.sweep.driver.suggestions import Suggestions
 from orchestrator.sweep.planning import plan
 from orchestrator.sweep.search.build import is_adaptive
-from orchestrator.sweep.stopping.policy import StoppingPolicy
+from orchestrator.sweep.stopping.policy import StoppingPolicy, without_defaults
 
 
 class SweepBusy(PrunesweepError, RuntimeError):
@@ -65,6 +65,7 @@ def run(
         SweepBusy: another driver runs the sweep.
     """
     console = console or Console(stderr=True)
+    space = without_defaults(space)
     named_cache = os.environ.get("PRUNESWEEP_DATA_CACHE")
     store = Store.open(out, patience=PATIENCE).resolve()
     workspace = Workspace(store, space.name, data_cache=Path(named_cache) if named_cache else None)

@@ -32,7 +32,7 @@ USUAL = {"trials": TRIALS, "blocks": 4, "trajectories": 4}
 
 
 def accuracy(trial: PlannedTrial) -> float:
-    """Best at a sparsity of 0.6, an invented one."""
+    """Return an invented accuracy that is highest at a sparsity of 0.6."""
     return 1.0 - abs((trial.spec.target.sparsity or 0.0) - 0.6)
 
 
@@ -52,14 +52,14 @@ class SearchSuite:
         return self.name
 
     def space(self, search_name: str, axes: Mapping[str, Any] = AXES, **changes: Any) -> SearchSpace:
-        """A search space of one arm with every kind of axis."""
+        """Return a search space of one arm with every kind of axis."""
         required = {p.name for p in self.registry.describe(search_name).parameters if p.default is ...}
         usual = {key: value for key, value in USUAL.items() if key in required}
         search = {"name": search_name, **usual, **self.parameters, **changes}
         return SearchSpace.parse({"name": "s", "base": BASE, "axes": axes, "search": search})
 
     def drawn(self, space: SearchSpace, n_trials: int) -> list[PlannedTrial]:
-        """Trials in the order in which the search gives them, each told before the next."""
+        """Return the trials in the order of the search; each is told before the next is asked for."""
         arms = expand_arms(space)
         if not is_adaptive(space.search):
             points = itertools.islice(fixed_search(space.search).points(arms), n_trials)

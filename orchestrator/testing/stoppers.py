@@ -24,12 +24,12 @@ SPEC = resolve(BASE)
 
 
 def curve(accuracy: float) -> list[float]:
-    """Validation accuracies that rise to one along a straight line."""
+    """Return validation accuracies that rise to `accuracy` along a straight line."""
     return [accuracy * (epoch + 1) / EPOCHS for epoch in range(EPOCHS)]
 
 
 def record(trial_id: str, accuracy: float) -> TrialResult:
-    """The record of a trial that was not stopped."""
+    """Return the record of a trial that was not stopped."""
     rows = [
         EpochRow(
             stage="retrain", epoch=i, lr=0.1, train_loss=1.0, train_accuracy=value, val_accuracy=value, seconds=1.0
@@ -40,7 +40,7 @@ def record(trial_id: str, accuracy: float) -> TrialResult:
 
 
 def reports(policy: StoppingPolicy, trial_id: str, accuracy: float) -> list[Progress]:
-    """What such a trial reports, rung by rung."""
+    """Return what such a trial reports, rung by rung."""
     lengths = [math.ceil(share * EPOCHS) for share in policy.rungs]
     return [Progress(trial_id, rung, curve(accuracy)[:length], SIZES) for rung, length in enumerate(lengths)]
 

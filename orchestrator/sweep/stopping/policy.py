@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace
-from orchestrator.sweep.space.choices import instance
+from orchestrator.spec.trial import Choice
+from orchestrator.sweep.space.choices import checked_parameters, instance
 from orchestrator.sweep.stopping import STOPPERS
 from orchestrator.sweep.stopping.rule import Progress, StoppingRule
 
@@ -61,6 +62,19 @@ def rule_of(space: SearchSpace) -> StoppingRule:
     return rule
 
 
+def without_defaults(space: SearchSpace) -> SearchSpace:
+    """Return the search space without those parameters of its stopper that equal their defaults.
+
+    Raises:
+        SpecError: an unknown stopper or parameter.
+    """
+    if space.stopper is None:
+        return space
+    params = checked_parameters(STOPPERS, space.stopper.name, space.stopper.params, "stopper")
+    stopper = Choice(name=space.stopper.name, params=params.model_dump(exclude_defaults=True))
+    return space.model_copy(update={"stopper": stopper})
+
+
 def epochs_at(rung: float, epochs: int) -> int:
     """Return the epochs done when a rung is reached: the first whole number that is at least the share."""
     return math.ceil(rung * epochs - 1e-9)
@@ -73,4 +87,4 @@ def retraining_curve(result: TrialResult) -> list[float]:
     return [row.val_accuracy for row in rows[starts[-1] :]] if starts else []
 
 
-__all__ = ["Progress", "StoppingPolicy", "epochs_at", "retraining_curve", "rule_of"]
+__all__ = ["Progress", "StoppingPolicy", "epochs_at", "retraining_curve", "rule_of", "without_defaults"]

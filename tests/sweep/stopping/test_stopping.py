@@ -12,7 +12,7 @@ from orchestrator.sweep.planning import plan
 from orchestrator.sweep.space.resolve import resolve
 from orchestrator.sweep.stopping.asha import n_survivors
 from orchestrator.sweep.stopping.moasha import n_on_better_fronts
-from orchestrator.sweep.stopping.policy import StoppingPolicy, epochs_at
+from orchestrator.sweep.stopping.policy import StoppingPolicy, epochs_at, without_defaults
 from orchestrator.sweep.stopping.rule import Progress
 
 BASE = {"model": "lenet5", "data": "digits", "method": "l1_norm", "target": {"sparsity": 0.5}}
@@ -128,5 +128,5 @@ def test_what_cannot_compare_is_refused(stopper: Any, parts: dict[str, Any], sai
 
 
 def test_the_written_search_space_has_its_stopper() -> None:
-    this = space({"name": "asha", "keep": 0.5})
+    this = without_defaults(space({"name": "asha", "keep": 0.5, "rungs": 3}))
     assert "stopper:\n  name: asha\n  keep: 0.5\n" in as_yaml(this)

@@ -87,7 +87,7 @@ def importance(context: Context) -> tuple[StageOutput, bool]:
 def step(context: Context) -> tuple[StageOutput, bool]:
     """Return the network of one intermediate step of iterative pruning: pruned to the trial's target and retrained.
 
-    ``context.spec`` is that of the step (`TrialSpec.at_step`); the steps before it are stages of their own.
+    ``context.spec`` is that of the step (`TrialSpec.before_last_step`); the steps before it are stages of their own.
     """
 
     def compute(checkpoint: Checkpoint) -> StageOutput:

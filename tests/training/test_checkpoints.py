@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -127,12 +128,12 @@ def test_a_method_s_state_is_restored(tmp_path: Path, name: str) -> None:
 
     def prepared() -> tuple[nn.Module, Method]:
         model, method = network("residual"), method_class()
-        task = task_for(model, method_class.granularities[0])
+        task = task_for(model, method_class.granularities[0], images(), copy.deepcopy(model))
         method.prepare(model, replace(task, steps=EPOCHS * 5))
         return model, method
 
     def finish(model: nn.Module, method: Any) -> dict[str, Tensor]:
-        scores = method.scores(model, task_for(model, method_class.granularities[0]))
+        scores = method.scores(model, task_for(model, method_class.granularities[0], images(), copy.deepcopy(model)))
         method.finish(model)
         return dict(scores)
 
@@ -157,7 +158,7 @@ def test_the_other_methods_start_over(tmp_path: Path) -> None:
     model = network("chain")
     method = METHODS.load("autoprune")()
     assert method.training_state is None
-    method.prepare(model, task_for(model, "weights"))
+    method.prepare(model, task_for(model, "weights", images(), copy.deepcopy(model)))
     with pytest.raises(Killed):
         run(model, Checkpoint(tmp_path / "c", {}), Report(1), recipe(), method)
     assert not (tmp_path / "c").exists()
@@ -288,7 +289,7 @@ def test_the_index_is_plain(tmp_path: Path) -> None:
 def test_a_hook_s_tensors_keep_their_names_in_the_file(tmp_path: Path) -> None:
     """Checkpoints of 0.1.0 call the hook `companion`; after another name a training would start over."""
     model, method = network("residual"), METHODS.load("bar")()
-    method.prepare(model, replace(task_for(model, "channels"), steps=EPOCHS * 5))
+    method.prepare(model, replace(task_for(model, "channels", images(), copy.deepcopy(model)), steps=EPOCHS * 5))
     with pytest.raises(Killed):
         run(model, Checkpoint(tmp_path, {}), Report(1), recipe(), method)
     index = json.loads((tmp_path / "checkpoint.json").read_text())

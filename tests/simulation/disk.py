@@ -1,7 +1,7 @@
-"""A disk on which processes die: their system calls are counted, torn and refused.
+"""Inject faults into the file system calls of simulated processes: kills, torn writes, power cuts, a full disk.
 
-The files are real ones, in a folder of memory; what is simulated is the moment. A process that is killed while data
-are flushed leaves a part of them; a node that loses its power loses what nobody flushed.
+The files are real and lie in memory (tmpfs). A process that is killed during an fsync leaves half of the data; a node
+that loses power loses the data that were not flushed.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from world import Killed, Process, World
 
 
 class Disk:
-    """Stands between the processes of a world and the files below a folder."""
+    """The file system calls of a world's processes on files below a folder."""
 
     def __init__(self, world: World, root: Path) -> None:
         self._world, self._root = world, str(root)
         self.full = False
-        """Whoever wants to write is refused."""
+        """Whether every write fails with ENOSPC."""
         self._flushed: set[int] = set()
-        """Inodes whose data are safe."""
+        """Inodes whose data were flushed."""
         self._volatile: dict[str, str] = {}
-        """Path -> node: names whose data were not flushed when they were given."""
+        """Path -> node, of files that were renamed before their data were flushed."""
 
     def crash(self, node: str) -> None:
-        """Lose the power of a node: what its processes did not flush is cut off in the middle."""
+        """Cut the power of a node: truncate files that its processes did not flush, each with a chance of one half."""
         for path, where in list(self._volatile.items()):
             if where == node and os.path.isfile(path) and self._world.chance(0.5):
                 os.truncate(path, os.path.getsize(path) // 2)
@@ -42,7 +42,7 @@ class Disk:
 
     @contextmanager
     def mounted(self) -> Iterator[None]:
-        """Have the system calls of the world's processes pass through here."""
+        """Route the system calls of the world's processes through this disk."""
         with pytest.MonkeyPatch.context() as patch:
             real = {name: getattr(os, name) for name in ("replace", "rename", "link", "fsync", "unlink")}
             real_open = builtins.open
@@ -68,7 +68,7 @@ class Disk:
                         return real[name](source, target, **options)
                     self._refuse_when_full()
                     killed = self._world.system_call()
-                    # The kill comes before the call, or after it: the call itself is atomic.
+                    # The kill comes before or after the call, which itself is atomic.
                     if killed and self._world.chance(0.5):
                         raise Killed(process.name)
                     self._note_unflushed(str(source), str(target), process.node)
@@ -107,7 +107,7 @@ class Disk:
             yield
 
     def _caller(self, path: Any) -> Process | None:
-        """The process that calls, if it is one of the world's and at a file of ours."""
+        """Return the calling process; None for the simulation itself, and for files elsewhere."""
         if isinstance(path, int) or (path is not None and not str(path).startswith(self._root)):
             return None
         return self._world.current

@@ -1,4 +1,4 @@
-"""MLflow's server as the view sees it: experiments and runs in memory, calls that get lost, replies that get lost."""
+"""An MLflow server in memory that loses requests and replies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from world import Killed, World
 
 
 class Server:
-    """What outlives every driver."""
+    """The state of the server, which outlives every driver."""
 
     def __init__(self) -> None:
         self.experiments: dict[str, dict[str, Any]] = {}
@@ -21,18 +21,18 @@ class Server:
         self.numbers = itertools.count(1)
 
     def children(self, trial_id: str) -> list[dict[str, Any]]:
-        """The active runs of a trial."""
+        """Return the active runs of a trial."""
         runs = self.runs.values()
         return [run for run in runs if run["active"] and run["tags"].get("trial_id") == trial_id]
 
 
 class Client:
-    """`mlflow.MlflowClient`, as far as the view uses it."""
+    """The part of `mlflow.MlflowClient` that the view uses."""
 
     def __init__(self, server: Server, world: World) -> None:
         self._server, self._world = server, world
         self.away = 0.0
-        """Share of the calls that fail, half of them after they have been carried out."""
+        """Share of the calls that fail, half of them after they took effect."""
 
     def get_experiment_by_name(self, name: str) -> Experiment | None:
         self._call()
@@ -125,7 +125,7 @@ class Client:
         return PagedList([self._run(run) for run in runs], None)
 
     def _call(self) -> Any:
-        """Die, or fail before the call; what is returned dies, or fails, after it."""
+        """Inject a kill or a failure: here, before the call takes effect, or in the returned function, after it."""
         killed = self._world.system_call()
         before = self._world.chance(0.5)
         lost = self._world.chance(self.away)

@@ -1,4 +1,4 @@
-"""A bucket in memory behind fsspec's words: objects appear whole, requests get lost, and so do replies."""
+"""A bucket in memory with the interface of fsspec that loses requests and replies; objects are replaced atomically."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Object:
 
 
 class ObjectStore:
-    """What s3fs is to `Bucket`; its clock is the world's."""
+    """The file system that `Bucket` uses in place of s3fs; it has the world's clock."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self.objects: dict[str, Object] = {}
         self.away = 0.0
-        """Share of the requests that fail, half of them after they have been carried out."""
+        """Share of the requests that fail, half of them after they took effect."""
 
     def pipe_file(self, key: str, data: bytes, mode: str = "overwrite") -> None:
         after = self._request()
@@ -83,7 +83,7 @@ class ObjectStore:
         return {"size": len(found.data), "LastModified": datetime.fromtimestamp(found.modified, UTC)}
 
     def _request(self) -> Any:
-        """Die, or fail before the request; what is returned dies, or fails, after it."""
+        """Inject a kill or a failure: here, before the request takes effect, or in the returned function, after it."""
         process = self._world.current
         killed = self._world.system_call()
         before = self._world.chance(0.5)

@@ -1,4 +1,4 @@
-"""One simulated sweep: drivers, workers and views in a world of faults, and what must hold when it is over."""
+"""One simulated sweep: drivers, workers and views under injected faults, and the guarantees that hold at its end."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ SPACES: tuple[dict[str, Any], ...] = (
 
 
 class Violation(AssertionError):
-    """A promise that did not hold."""
+    """A guarantee does not hold."""
 
 
 class NoMemory(RuntimeError):
-    """What a crowded GPU says."""
+    """A GPU has run out of memory."""
 
 
 @cache
@@ -104,13 +104,13 @@ class _Delivery:
     request: JobRequest
     message: Message | WorkerDied
     sender: Thread | None = None
-    """Waits for the answer."""
+    """The thread that waits for the answer."""
     answered: bool = False
 
 
 @dataclass(eq=False)
 class _Inbox:
-    """What a driver has received and not read."""
+    """Messages that a driver has received and not read."""
 
     world: World
     reader: Thread
@@ -122,10 +122,10 @@ class _Inbox:
 
 
 class Sweep:
-    """A sweep that is run, killed and resumed until it is complete.
+    """A sweep that is run, interrupted and resumed until it is complete.
 
     Args:
-        seed: decides everything: the plan, the kind of store, the faults and their times.
+        seed: determines the plan, the kind of store, and all faults and their times.
         root: an empty folder.
     """
 
@@ -139,7 +139,7 @@ class Sweep:
         self.server = Server()
         self.client = Client(self.server, self.world)
         self.records: dict[str, bytes] = {}
-        """What each record said when it was first seen."""
+        """The content of each record when it was first seen."""
         self.executed: Counter[str] = Counter()
         self.computed: Counter[str] = Counter()
         self.faults = Counter[str]()
@@ -150,14 +150,14 @@ class Sweep:
         self._busy = 0
         self.per_gpu = choose.choice((1, 1, 2, 4))
         self.memory = choose.choice((4, 2, 1))
-        """Trials that a GPU really holds."""
+        """Half the number of trials that fit into the memory of a GPU."""
         kinds = ("done",) * 12 + ("failed", "diverged")
         self.fates = {trial.trial_id: choose.choice(kinds) for trial in self.plan.trials}
 
     # The run.
 
     def run(self) -> None:
-        """Run it to its end, and hold it to its promises."""
+        """Run the sweep to its end and check the guarantees."""
         world = self.world
         with self._installed():
             try:
@@ -206,7 +206,7 @@ class Sweep:
             self.objects.away = 0.0
 
     def _settle(self) -> None:
-        """Let workers of earlier drivers end, then rebuild the views as `prunesweep sync` does."""
+        """Wait until workers of earlier drivers have ended, then rebuild the views as `prunesweep sync` does."""
         world = self.world
         deadline = world.now + 1000
         world.later(1000, lambda: None)
@@ -249,7 +249,7 @@ class Sweep:
         self._start_driver("second driver")
 
     def _watch(self, process: Process) -> None:
-        """Whatever ends a driver before the sweep is complete, a person starts it again later."""
+        """Start a driver again, as a person would, when it has ended before the sweep is complete."""
 
         def look() -> None:
             if all(thread.ended for thread in process.threads):
@@ -361,7 +361,7 @@ class Sweep:
                 if not process.alive:
                     inbox.put(_Delivery(request, WorkerDied()))
             elif not driver.alive and self.world.chance(0.2):
-                self.world.kill(process)  # Ray finds out, sooner or later
+                self.world.kill(process)  # Ray ends workers some time after their driver
             else:
                 self.world.later(2, look)
 
@@ -391,7 +391,7 @@ class Sweep:
         cut: Callable[[dict[str, float]], None] | None = None, arm: str = "", point: Mapping[str, Any] | None = None,
         metrics: Sequence[str] = (),
     ) -> tuple[TrialResult, Failure | None]:  # fmt: skip
-        """What `trial.run.execute_trial` does, without any arithmetic."""
+        """Do what `trial.run.execute_trial` does, without any arithmetic."""
         trial_id = spec.trial_id
         self.check_unrecorded(trial_id)
         self.executed[trial_id] += 1
@@ -430,7 +430,7 @@ class Sweep:
             self._busy -= 1
 
     def run_stage(self, name: str, spec: TrialSpec, workspace: Workspace, report: Any = None) -> bool:
-        """What `trial.run.run_stage` does."""
+        """Do what `trial.run.run_stage` does."""
         key = spec.step_key if name == "step" else {stage.name: stage.key for stage in stages_of(spec)}[name]
         return self.stage(name, key, workspace)
 
@@ -449,10 +449,10 @@ class Sweep:
         if self._standing(trial_id) is not None:
             raise Violation(f"{trial_id} is executed though it has a record")
 
-    # What must hold.
+    # The guarantees.
 
     def check(self) -> None:
-        """Raise `Violation` where a promise does not hold."""
+        """Raise `Violation` where a guarantee does not hold."""
         for trial in self.plan.trials:
             data, fate = self._standing(trial.trial_id), self.fates[trial.trial_id]
             if data is None:
@@ -481,11 +481,11 @@ class Sweep:
             raise Violation(f"records of trials that nobody planned: {strangers}")
 
     def saw_record(self, trial_id: str, data: bytes) -> None:
-        """Remember what a record said first."""
+        """Keep the content of a record that is seen for the first time."""
         self.records.setdefault(trial_id, data)
 
     def _standing(self, trial_id: str) -> bytes | None:
-        """The record as the store holds it, past every process."""
+        """Return the record in the store, read past all caches."""
         if self.objects is not None:
             stored = self.objects.objects.get(f"bucket/runs/{NAME}/trials/{trial_id}/result.json")
             data = None if stored is None else stored.data
@@ -509,10 +509,10 @@ class Sweep:
         folder = f"bucket/runs/{NAME}/trials/{trial_id}"
         return all(f"{folder}/{name}" in self.objects.objects for name in ("model.safetensors", "cut.json"))
 
-    # The surroundings.
+    # The environment.
 
     def store_of(self, node: str) -> Store:
-        """The store as a node opens it."""
+        """Return the store as a node opens it."""
         if self.objects is None:
             return Store(self.root / "runs")
         mirror = self.root / node / "s3" / "bucket"
@@ -520,7 +520,7 @@ class Sweep:
 
     @contextmanager
     def _installed(self) -> Iterator[None]:
-        """Put the world in place of the machine's clock, disk, locks, bucket, MLflow and arithmetic."""
+        """Replace clock, disk, locks, bucket, MLflow and the arithmetic of trials by simulated ones."""
         world = self.world
 
         def open_store(out: object, patience: float | None = None) -> Store:
@@ -563,7 +563,7 @@ class Sweep:
 
 
 class _Events:
-    """Takes note of what the dispatcher tells."""
+    """Checks that a record exists when its trial is reported to have ended."""
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
@@ -616,7 +616,7 @@ class _SimulatedEvent:
 
 
 def simulate(seed: int, root: Path) -> Sweep:
-    """Run one seed in a folder that is removed afterwards; raise `Violation` where a promise does not hold."""
+    """Run one seed in a folder that is removed afterwards; raise `Violation` where a guarantee does not hold."""
     folder = root / f"seed-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

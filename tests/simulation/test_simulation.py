@@ -1,6 +1,6 @@
-"""A thousand sweeps in a world of kills, hangs, torn writes, full disks, lost and doubled messages, and second drivers.
+"""Simulate a thousand sweeps under kills, hangs, torn writes, full disks, late and doubled messages, and second drivers.
 
-What must hold at the end of each is `Sweep.check`. A seed that fails prints its log and how to replay it.
+`Sweep.check` holds the guarantees. A failing seed prints its log and the command that replays it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ONLY = os.environ.get("SEED")
 
 
 def run_seeds(seeds: range, root: Path) -> Counter[str]:
-    """Run seeds one after another; return how often each fault struck."""
+    """Run seeds one after another; return how often each fault occurred."""
     torch.set_num_threads(1)
     faults = Counter[str]()
     for seed in seeds:
@@ -30,7 +30,7 @@ def run_seeds(seeds: range, root: Path) -> Counter[str]:
     return faults
 
 
-def test_every_seed_keeps_the_promises(tmp_path: Path) -> None:
+def test_the_guarantees_hold_for_every_seed(tmp_path: Path) -> None:
     memory = Path("/dev/shm")
     root = memory / f"prunesweep-simulation-{os.getpid()}" if memory.is_dir() else tmp_path
     seeds = range(int(ONLY), int(ONLY) + 1) if ONLY else range(SEEDS)
@@ -38,8 +38,8 @@ def test_every_seed_keeps_the_promises(tmp_path: Path) -> None:
     faults = Counter[str]()
     with ProcessPoolExecutor(n_processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         batches = [seeds[start : start + 25] for start in range(0, len(seeds), 25)]
-        for some in pool.map(run_seeds, batches, [root] * len(batches)):
-            faults += some
+        for batch_faults in pool.map(run_seeds, batches, [root] * len(batches)):
+            faults += batch_faults
     print(f"{len(seeds)} seeds; faults: {dict(faults)}")
     if len(seeds) >= 100:
         assert set(faults) == {
@@ -56,7 +56,7 @@ def test_a_seed_is_the_same_sweep_every_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("promise", ["has no record", "has changed", "has 2 child runs", "though it has a record"])
 def test_the_checks_find_what_is_broken(promise: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sweep that kept its promises, with one thing broken afterwards."""
+    """Break one thing after a sweep whose guarantees hold."""
     sweep = Sweep(3, tmp_path)
     sweep.run()
     trial_id = sweep.plan.trials[0].trial_id

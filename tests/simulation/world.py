@@ -1,4 +1,4 @@
-"""A world for simulated sweeps: a clock that jumps from event to event, and processes that run in turn and get killed.
+"""Discrete-event simulation: a clock that jumps from event to event, and processes that run in turn and can be killed.
 
 Real code runs in the processes: dispatcher, worker, records, the cache of stages, locks and leases, MLflow's view.
 Time, the death of processes, the disk, a bucket and MLflow's server are simulated. A process is a thread; one runs at a
@@ -19,18 +19,18 @@ import pytest
 
 
 class Killed(BaseException):
-    """Raised in a process at the moment it dies, and by everything it still tries."""
+    """Raised in a process when it is killed, and by each of its later system calls."""
 
 
 @dataclass(eq=False)
 class Process:
-    """A driver or a worker; its threads share its fate."""
+    """A driver or a worker; a kill ends all of its threads."""
 
     name: str
     node: str = "node"
     alive: bool = True
     fuse: int | None = None
-    """System calls until it is killed in the midst of one; None: none kills it."""
+    """System calls until it is killed during one; None: never."""
     threads: list[Thread] = field(default_factory=list)
 
 
@@ -39,9 +39,9 @@ class Thread:
     process: Process
     body: Callable[[], None]
     turn: threading.Lock = field(default_factory=lambda: _held_lock())
-    """Released when it is the thread's turn."""
+    """Released to let the thread run."""
     wake_up: int = 0
-    """Number of the event that is to wake it; earlier ones are void."""
+    """Number of the event that wakes it; earlier events have no effect."""
     begun: bool = False
     ended: bool = False
 
@@ -58,19 +58,19 @@ class World:
         self.now = 0.0
         self.random = random.Random(seed)
         self.log: list[str] = []
-        """What happened, for the message of a seed that fails."""
+        """Events in order, for the message of a failing seed."""
         self.error: BaseException | None = None
-        """What a process raised; ends the run."""
+        """The exception of a process, which ends the run."""
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._n_events = 0
         self._turn = _held_lock()
-        """Released when it is the simulation's turn."""
+        """Released to let the simulation run."""
         self._running: Thread | None = None
         self._begun: list[Thread] = []
 
     @property
     def current(self) -> Process | None:
-        """The process in whose name code runs now; None: the simulation itself."""
+        """The running process; None: the simulation itself."""
         return self._running.process if self._running is not None else None
 
     def note(self, text: str) -> None:
@@ -90,7 +90,7 @@ class World:
         """Run events until a condition holds.
 
         Raises:
-            AssertionError: nothing is left to happen, or too much happens, before it holds.
+            AssertionError: no event is left, or 100,000 events have run, before it holds.
         """
         n_steps = 0
         while not until():
@@ -111,7 +111,7 @@ class World:
 
     @property
     def thread(self) -> Thread:
-        """The running thread, for who is to `wake` it."""
+        """The running thread, for a later `wake`."""
         assert self._running is not None
         return self._running
 
@@ -121,7 +121,7 @@ class World:
             self._wake(thread, 0.0)
 
     def kill(self, process: Process) -> None:
-        """Kill a process: what its threads still try raises `Killed`, until they have ended."""
+        """Kill a process: every later system call of its threads raises `Killed`."""
         if process.alive:
             process.alive = False
             self.note(f"{process.name} is killed")
@@ -129,7 +129,7 @@ class World:
             self.wake(thread)
 
     def wait(self, seconds: float) -> None:
-        """Let time pass in the running process, while others run."""
+        """Suspend the running thread for simulated seconds."""
         thread = self._running
         assert thread is not None
         self._check_alive(thread.process)
@@ -141,13 +141,13 @@ class World:
         self._check_alive(thread.process)
 
     def system_call(self) -> bool:
-        """Count a system call of the running process, and perhaps let others run first.
+        """Count a system call of the running process, and let others run first in one case of ten.
 
         Returns:
-            Whether the process dies in this call.
+            Whether the process is killed during this call.
 
         Raises:
-            Killed: it is dead already.
+            Killed: the process was killed before.
         """
         process = self.current
         if process is None:
@@ -164,7 +164,7 @@ class World:
         return True
 
     def end(self) -> None:
-        """Kill whatever is left."""
+        """End all threads that are left."""
         self.error = None
         for thread in self._begun:
             thread.process.alive = False
@@ -173,7 +173,7 @@ class World:
 
     @contextmanager
     def clocks(self) -> Iterator[None]:
-        """Have the processes read this world's clock, and sleep by it."""
+        """Give the processes this world's clock: time, monotonic and sleep."""
         real = time.time, time.monotonic, time.sleep
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(time, "time", lambda: real[0]() if self._running is None else 1.7e9 + self.now)

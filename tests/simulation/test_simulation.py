@@ -1,4 +1,4 @@
-"""Simulate a thousand sweeps under kills, hangs, torn writes, full disks, late and doubled messages, and second drivers.
+"""Simulate a thousand sweeps under kills, hangs, torn writes, full disks, late messages and second drivers.
 
 `Sweep.check` holds the guarantees. A failing seed prints its log and the command that replays it.
 """

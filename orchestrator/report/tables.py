@@ -12,7 +12,7 @@ from orchestrator.metrics.table import extra_columns
 from orchestrator.report import formatting
 from orchestrator.report.charts.trade_offs import COSTS
 from orchestrator.report.charts.training import layer_shares
-from orchestrator.report.conclusions import DISTINGUISHABLE, best_within, verdict
+from orchestrator.report.conclusions import DISTINGUISHABLE, INDISTINGUISHABLE, best_within, verdict
 from orchestrator.report.data import ReportData
 from orchestrator.report.formatting import MetricLike
 from orchestrator.report.table_formats import Cell, Column, Table, difference_column
@@ -32,7 +32,9 @@ SETTING_METRICS = (
     "latency_speedup",
 )
 BUDGETS = ((0.5, "half the MACs"), (0.25, "a quarter of the MACs"), (0.1, "a tenth of the MACs"))
-_ALPHA_TEXT = f"{DISTINGUISHABLE[0].upper()}{DISTINGUISHABLE[1:]}: p below 0.05."
+_ALPHA_TEXT = "Significant: p below 0.05."
+_SHORT_VERDICTS = {DISTINGUISHABLE: "significant", INDISTINGUISHABLE: "not significant"}
+"""Verdicts as cells of a table have room for them."""
 
 
 def setting_table(data: ReportData) -> Table:
@@ -70,7 +72,7 @@ def ranking_table(by_target: Sequence[TargetRanking], data: ReportData) -> Table
         target = formatting.target(ranking.point) or "chosen by the method"
         network = [f"{ranking.point.get('model')} on {ranking.point.get('data')}"] if several else []
         means = [first.metric(metric), second.metric(metric)]
-        rows.append([*network, target, *names, *means, *_difference(ranking.difference), verdict(ranking.difference)])
+        rows.append([*network, target, *names, *means, *_difference_and_verdict(ranking.difference)])
     caption = (
         "Ranked by validation accuracy, compared by the metric itself, paired by seed (t-test, Holm-corrected over "
         f"this table); d is the mean difference over its standard deviation. {_ALPHA_TEXT}"
@@ -88,7 +90,7 @@ def dense_table(data: ReportData) -> Table:
         for difference in paired_with_dense(data.rows, data.grouping, metric):
             setting = by_name.get((difference.first, repr(dict(difference.point))))
             if difference.n and setting is not None:
-                rows.append([data.names.of(setting), *_difference(difference), verdict(difference)])
+                rows.append([data.names.of(setting), *_difference_and_verdict(difference)])
     caption = f"Paired by seed (t-test, Holm-corrected over all settings). {_ALPHA_TEXT}"
     return Table("against_dense", "Settings against their dense networks", caption, columns, rows)
 
@@ -187,9 +189,11 @@ def _difference_columns(metric: MetricLike) -> list[Column]:
     return [difference_column(metric), *ends, Column("d", kind="d"), Column("p", kind="p"), Column("pairs")]
 
 
-def _difference(difference: Difference) -> list[Cell]:
+def _difference_and_verdict(difference: Difference) -> list[Cell]:
     p = difference.p_value if difference.p_holm is None else difference.p_holm
-    return [difference.mean, difference.low, difference.high, difference.effect_size, p, difference.n]
+    text = verdict(difference)
+    numbers = [difference.mean, difference.low, difference.high, difference.effect_size, p, difference.n]
+    return [*numbers, _SHORT_VERDICTS.get(text, text)]
 
 
 def _metric_column(data: ReportData, metric: str, prefix: str = "") -> Column:

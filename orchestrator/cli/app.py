@@ -25,9 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-# Written to a file or a pipe, which have no width, tables are 120 columns wide.
-OUT = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-ERR = Console(stderr=True, highlight=False)
+# Written to a file or a pipe, which have no width, tables are 120 columns wide. In `a:b:c`, rich would see an emoji.
+OUT = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)
+ERR = Console(stderr=True, highlight=False, emoji=False)
 
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="The search space.")]
 

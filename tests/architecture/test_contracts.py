@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import random
 import re
@@ -153,3 +154,23 @@ def test_a_cycle_is_refused_at_any_depth(copy: Path) -> None:
     code, output = lint(copy)
     assert code == 1
     assert "No cycle at any depth BROKEN" in output
+
+
+def test_what_the_linter_of_imports_cannot_see_is_refused_by_ruff(copy: Path) -> None:
+    """Folders without ``__init__.py`` and imports by name are invisible to import-linter."""
+    (copy / "orchestrator/report/novel").mkdir()
+    (copy / "orchestrator/report/novel/hidden.py").write_text('"""A module."""\n')
+    (copy / "orchestrator/spec/by_name.py").write_text(
+        '"""A module."""\n\nfrom importlib import import_module\n\nray = import_module("ray")\n'
+    )
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise", "orchestrator"]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "novel/hidden.py:1:1: INP001" in done.stdout
+    assert "spec/by_name.py:3:23: TID251" in done.stdout
+
+
+def test_the_builtin_import_is_not_called() -> None:
+    for path in (ROOT / "orchestrator").rglob("*.py"):
+        names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        assert not names & {"__import__", "exec"}, path

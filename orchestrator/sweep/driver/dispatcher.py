@@ -161,7 +161,8 @@ class Dispatcher:
 
     def _next_request(self) -> JobRequest | None:
         while (job := self._next_job()) is not None:
-            if job.kind == "trial" and self._store.has_record(job.key):
+            # The worker looks for a record in the bucket too; here, every runner event would wait for the request.
+            if job.kind == "trial" and self._store.has_local_record(job.key):
                 self._adopt(job)
                 continue
             attempt = self._attempts.get(job.key, 0)

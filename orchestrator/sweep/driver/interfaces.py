@@ -20,6 +20,9 @@ class RecordStore(Protocol):
     def has_record(self, trial_id: str) -> bool:
         """Return whether a trial has a record, whichever machine wrote it."""
 
+    def has_local_record(self, trial_id: str) -> bool:
+        """Return whether this machine holds a record of a trial; sends no request to a bucket."""
+
     def read_record(self, trial_id: str) -> TrialResult:
         """Return the record of a trial."""
 

@@ -36,6 +36,9 @@ class SweepRecordStore:
     def has_record(self, trial_id: str) -> bool:
         return self._fetched(self.workspace.paths.trial(trial_id).result).exists()
 
+    def has_local_record(self, trial_id: str) -> bool:
+        return self.workspace.paths.trial(trial_id).result.exists()
+
     def read_record(self, trial_id: str) -> TrialResult:
         return read_result(self._fetched(self.workspace.paths.trial(trial_id).result))
 

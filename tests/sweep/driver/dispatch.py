@@ -29,6 +29,9 @@ class MemoryStore:
     def has_record(self, trial_id: str) -> bool:
         return trial_id in self.records
 
+    def has_local_record(self, trial_id: str) -> bool:
+        return self.has_record(trial_id)
+
     def read_record(self, trial_id: str) -> TrialResult:
         return self.records[trial_id]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ from dispatch import Bench, planned, record_of
 from orchestrator.spec.failures import JobOutcome
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import Resources
+from orchestrator.storage.store import Store
+from orchestrator.storage.workspace import Workspace
 from orchestrator.sweep.driver.allocation import shared
 from orchestrator.sweep.driver.messages import EpochReport, JobEnded, JobRequest, RungReport, WorkerDied
+from orchestrator.sweep.driver.record_store import SweepRecordStore
 from orchestrator.sweep.space.arms import PlannedTrial
 from orchestrator.sweep.stopping.policy import StoppingPolicy
 
@@ -246,3 +250,18 @@ def test_a_search_that_wants_latencies_is_told_after_they_are_measured(measures:
     )
     assert bench.log.named("measured") == [(latency.job.key, None if measures else "no device")]
     assert bench.dispatcher.exhausted
+
+
+class Unreachable:
+    """A bucket of which every request would block the driver."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"request to the bucket: {name}")
+
+
+def test_handing_out_a_job_sends_no_request_to_the_bucket(tmp_path: Path) -> None:
+    bucket: Any = Unreachable()
+    records = SweepRecordStore(Workspace(Store(tmp_path, bucket), "small"), frozenset())
+    assert not records.has_local_record("0123456789ab")
+    with pytest.raises(AssertionError, match="request to the bucket"):
+        records.has_record("0123456789ab")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.plugins import Registry, UnknownName
+from orchestrator.plugins import Registry, UnknownName, UnusablePlugin
 from orchestrator.spec.errors import SpecError, join
 from orchestrator.spec.metric import METRICS, Metric
 from orchestrator.spec.result import TrialResult
@@ -19,17 +19,30 @@ EXTRA_METRICS = Registry(
 )
 """Metrics that installed packages add; a search space may also name one as ``module:Class``."""
 
-_RESERVED = frozenset({"sweep", *TrialResult.model_fields, *TrialSpec.model_fields})
+_VIEW_COLUMNS = (
+    "sweep",
+    "target_quantity",
+    "target_sparsity",
+    "achieved_sparsity",
+    "latency_device",
+    "latency_host",
+    "latency_batch_size",
+    "latency_measured",
+)
+_RESERVED = frozenset({*_VIEW_COLUMNS, *TrialResult.model_fields, *TrialSpec.model_fields})
+"""Fixed columns of ``trials.parquet`` that are no metrics; those of the stages' seconds begin with ``seconds_``."""
 
 
 def extra_metric(name: str) -> Metric:
     """Return the row of a metric as its source states it, without importing it.
 
     Raises:
-        UnknownName: there is none, or it does not derive from `ExtraMetric`.
+        UnknownName: there is none, or its source does not show that it derives from `ExtraMetric`.
     """
     description = EXTRA_METRICS.describe(name)
     row = description.attributes
+    if not {"column", "unit", "higher_is_better", "split", "label"} <= row.keys():
+        raise UnusablePlugin(f"the source of metric {name!r} does not show that it inherits {EXTRA_METRICS.base}")
     column = row["column"] or name.rpartition(":")[2]
     return Metric(
         name=column,
@@ -55,7 +68,7 @@ def metric_rows(extra: Sequence[str] = ()) -> dict[str, Metric]:
             row = extra_metric(name)
         except UnknownName as error:
             raise SpecError(join("metrics", i), str(error)) from None
-        if not row.name.isidentifier() or row.name in _RESERVED:
+        if not row.name.isidentifier() or row.name in _RESERVED or row.name.startswith("seconds_"):
             raise SpecError(join("metrics", i), f"{row.name!r} cannot be the name of a column, found it in {name!r}")
         if row.name in rows:
             raise SpecError(join("metrics", i), f"there is a metric {row.name!r} already, found {name!r}")

@@ -1,7 +1,8 @@
 """Tables of plug-ins, read statically, so that naming a thing does not import it."""
 
+from orchestrator.plugins.definitions import UnknownName
 from orchestrator.plugins.registry import Registry
-from orchestrator.plugins.source import Description, Parameter, UnknownName, UnusablePlugin
+from orchestrator.plugins.source import Description, Parameter, UnusablePlugin
 from orchestrator.plugins.vocabulary import Count, Natural, NonNegative, OpenShare, Positive, Share, validator
 
 __all__ = [

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from orchestrator.plugins.source import Description, UnknownName, UnusablePlugin, describe, unimplemented
+from orchestrator.plugins.definitions import UnknownName
+from orchestrator.plugins.source import Description, UnusablePlugin, describe, unimplemented
 from orchestrator.plugins.vocabulary import parameters_of
 from orchestrator.spec.errors import nearest
 

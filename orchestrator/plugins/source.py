@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import ast
-import importlib.machinery
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from orchestrator.spec.errors import PrunesweepError
-
-
-class UnknownName(PrunesweepError, KeyError):
-    """A name that no table holds, or a plug-in whose source cannot be read; the message says what would be right."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+from orchestrator.plugins.definitions import (
+    Definition,
+    Undefined,
+    UnknownName,
+    base_definition,
+    definition,
+    is_external,
+    module_source,
+)
 
 
 class UnusablePlugin(UnknownName):
@@ -56,40 +55,19 @@ class Description:
 
 
 @cache
-def _module_source(module: str) -> ast.Module:
-    """Return the syntax tree of a module, found without importing its parents (which might import torch)."""
-    top, *inner = module.split(".")
-    # Finding a top-level package runs no code of it, and sees editable installs too; its inner modules are then
-    # looked up in its folders, because asking for them by name would import their parents.
-    spec = importlib.util.find_spec(top)
-    name = top
-    for part in inner:
-        name += f".{part}"
-        folders = spec.submodule_search_locations if spec else None
-        spec = importlib.machinery.PathFinder.find_spec(name, list(folders)) if folders else None
-    if spec is None:
-        raise UnknownName(f"no module named {module!r}")
-    if spec.origin is None or not spec.origin.endswith(".py"):
-        raise UnknownName(f"module {module!r} has no Python source to read")
-    try:
-        with open(spec.origin, encoding="utf-8") as source:
-            return ast.parse(source.read())
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UnknownName(f"module {module!r} cannot be read: {error}") from None
-
-
-@cache
 def describe(name: str, target: str, supplied: frozenset[str]) -> Description:
     module, _, attribute = target.partition(":")
-    node = _definition(module, attribute)
-    if node is None:
+    module_source(module)
+    plugin = definition(module, attribute)
+    if not isinstance(plugin, Definition):
+        if isinstance(plugin, Undefined) and plugin.module:
+            module_source(plugin.module)
         raise UnknownName(f"module {module!r} has no class or function {attribute!r}")
+    node = plugin.node
     doc = ast.get_docstring(node) or ""
-    defined = _definition_from(module, attribute)
-    if defined is not None:
-        fields, attributes = _class_fields(*defined)
+    if isinstance(node, ast.ClassDef):
+        fields, attributes = _class_fields(plugin)
         return Description(name, target, doc, tuple(fields.values()), attributes)
-    assert isinstance(node, ast.FunctionDef)
     return Description(
         name,
         target,
@@ -99,29 +77,18 @@ def describe(name: str, target: str, supplied: frozenset[str]) -> Description:
     )
 
 
-def _definition(module: str, attribute: str) -> ast.ClassDef | ast.FunctionDef | None:
-    for node in _module_source(module).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute:
-            return node
-        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            for alias in node.names:
-                if (alias.asname or alias.name) == attribute:
-                    return _definition(node.module, alias.name)
-    return None
-
-
-def _class_fields(module: str, node: ast.ClassDef) -> tuple[dict[str, Parameter], dict[str, Any]]:
+def _class_fields(plugin: Definition) -> tuple[dict[str, Parameter], dict[str, Any]]:
     """Return dataclass fields and literal `ClassVar`s, bases first; annotations of a class without decorator are
     neither."""
     fields: dict[str, Parameter] = {}
     attributes: dict[str, Any] = {}
-    for base in node.bases:
-        if isinstance(base, ast.Name):
-            definition = _definition_from(module, base.id)
-            if definition is not None:
-                inherited, inherited_attributes = _class_fields(*definition)
-                fields |= inherited
-                attributes |= inherited_attributes
+    for ancestor in reversed(_ancestors(plugin).classes):
+        _add_fields(ancestor.node, fields, attributes)
+    return fields, attributes
+
+
+def _add_fields(node: ast.ClassDef | ast.FunctionDef, fields: dict[str, Parameter], attributes: dict[str, Any]) -> None:
+    """Add the fields and `ClassVar`s that a class states itself to those of its bases."""
     for item, following in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name) and item.targets[0].id in attributes:
             # A plain assignment to a class variable of a base.
@@ -138,60 +105,63 @@ def _class_fields(module: str, node: ast.ClassDef) -> tuple[dict[str, Parameter]
             attributes.pop(key, None)
             default = ... if item.value is None else _literal(item.value, f"{node.name}.{key}")
             fields[key] = Parameter(key, annotation, default, _docstring(following))
-    return fields, attributes
-
-
-def _definition_from(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
-    """Return the class a name refers to and the module that defines it; None where the source does not tell."""
-    try:
-        body = _module_source(module).body
-    except UnknownName:
-        return None
-    for node in body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return module, node
-        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    return _definition_from(node.module, alias.name)
-    return None
 
 
 @cache
 def unimplemented(target: str, base: str) -> str:
-    """Return what a plug-in lacks to be a ``base``; empty where it lacks nothing, or where the sources do not tell."""
-    plugin, required = (_definition_from(*name.split(":")) for name in (target, base))
-    assert required is not None, base
-    if plugin is None:
+    """Return why a plug-in cannot be a ``base``; empty where it can, or where the sources do not tell."""
+    plugin, required = (definition(*name.split(":")) for name in (target, base))
+    assert isinstance(required, Definition), base
+    if not isinstance(plugin, Definition) or not isinstance(plugin.node, ast.ClassDef):
         return f"is a function, not a class that inherits {base}"
-    ancestors, complete = _ancestors(*plugin)
-    if not complete:
+    ancestors = _ancestors(plugin)
+    if ancestors.unreadable:
+        return f"has a base {ancestors.unreadable[0]!r} that cannot be read"
+    if not ancestors.complete:
         return ""
-    if required not in ancestors:
+    if required not in ancestors.classes:
         return f"does not inherit {base}"
-    implemented = {name for ancestor in ancestors if ancestor != required for name in _functions(ancestor[1])}
-    missing = [name for name, abstract in _functions(required[1]).items() if abstract and name not in implemented]
+    implemented = {name for ancestor in ancestors.classes if ancestor != required for name in _functions(ancestor)}
+    missing = [name for name, abstract in _functions(required).items() if abstract and name not in implemented]
     return f"does not implement {', '.join(missing)}" if missing else ""
 
 
-def _ancestors(module: str, node: ast.ClassDef) -> tuple[list[tuple[str, ast.ClassDef]], bool]:
-    """Return a class and those it inherits, with their modules, and whether the sources name all of them."""
-    ancestors, complete = [(module, node)], True
-    for base in node.bases:
-        defined = _definition_from(module, base.id) if isinstance(base, ast.Name) else None
-        if defined is None:
-            complete = complete and isinstance(base, ast.Name) and base.id == "object"
-            continue
-        inherited, known = _ancestors(*defined)
-        ancestors, complete = ancestors + inherited, complete and known
-    return ancestors, complete
+@dataclass(frozen=True)
+class _Ancestors:
+    """A class and those it inherits, as far as sources tell."""
+
+    classes: tuple[Definition, ...]
+    """In the order in which attributes are looked up."""
+    unreadable: tuple[str, ...] = ()
+    """The bases, as written, that should have a source and have none."""
+    complete: bool = True
+    """Whether `classes` are all; not so with a base of the standard library or of another installed package."""
 
 
-def _functions(node: ast.ClassDef) -> dict[str, bool]:
+def _ancestors(derived: Definition, descendants: tuple[Definition, ...] = ()) -> _Ancestors:
+    classes, unreadable, complete = [derived], list[str](), True
+    assert isinstance(derived.node, ast.ClassDef)
+    descendants = (*descendants, derived)
+    for base in derived.node.bases:
+        referent = base_definition(derived, base)
+        if isinstance(referent, Definition) and isinstance(referent.node, ast.ClassDef) and referent not in descendants:
+            inherited = _ancestors(referent, descendants)
+            # A class that several bases inherit is looked up after all of them.
+            classes = [c for c in classes if c not in inherited.classes] + list(inherited.classes)
+            unreadable += inherited.unreadable
+            complete = complete and inherited.complete
+        elif not isinstance(referent, Undefined) or not is_external(referent, derived):
+            unreadable.append(ast.unparse(base))
+        elif ast.unparse(base) != "object":
+            complete = False
+    return _Ancestors(tuple(classes), tuple(unreadable), complete)
+
+
+def _functions(owner: Definition) -> dict[str, bool]:
     """Return the names of a class's own functions, and whether each is abstract."""
     return {
         item.name: any(ast.unparse(decorator).endswith("abstractmethod") for decorator in item.decorator_list)
-        for item in node.body
+        for item in owner.node.body
         if isinstance(item, ast.FunctionDef)
     }
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from orchestrator.plugins.source import Description, Parameter, UnknownName
+from orchestrator.plugins.definitions import UnknownName
+from orchestrator.plugins.source import Description, Parameter
 
 # The vocabulary in which a plug-in annotates its parameters. Bounds travel with the type, so `plan` can refuse a bad
 # value without importing the plug-in (and, with it, torch).

@@ -9,6 +9,7 @@ from orchestrator.plugins import Registry, UnusablePlugin
 from orchestrator.testing.methods import decide
 
 HEAD = """
+from collections import UserDict
 from dataclasses import dataclass
 import orchestrator.methods.base as base
 from orchestrator.methods.base import Method
@@ -28,6 +29,8 @@ def registry(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: s
     [
         ("bare_class", f"class Own:\n    {SCORES}", "does not inherit orchestrator.methods.base:Method"),
         ("no_scores", "class Own(Method):\n    def select(self): ...", "does not implement scores"),
+        ("attribute_scores", "class Own(base.Method): ...", "does not implement scores"),
+        ("attribute_base", "class Own(base.PruneTask): ...", "does not inherit orchestrator.methods.base:Method"),
         ("factory", "def Own(): ...", "is a function, not a class that inherits orchestrator.methods.base:Method"),
     ],
 )
@@ -43,8 +46,8 @@ def test_the_source_tells_what_is_missing(
 @pytest.mark.parametrize(
     ("name", "source", "problem"),
     [
-        ("hidden_scores", "class Own(base.Method): ...", "does not implement scores"),
-        ("hidden_base", "class Own(base.PruneTask): ...", "does not inherit orchestrator.methods.base:Method"),
+        ("hidden_scores", "class Own(UserDict, Method): ...", "does not implement scores"),
+        ("hidden_base", "class Own(UserDict): ...", "does not inherit orchestrator.methods.base:Method"),
     ],
 )
 def test_what_the_source_does_not_tell_is_found_when_it_is_loaded(

@@ -96,6 +96,7 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
     "unknown architecture": ("model: lenet5", "model: torchvision:resnet81", ["base.model", "resnet81", "'resnet18'"]),
     "own module missing": ("model: lenet5", "model: no_such_pkg:net", ["base.model", "no_such_pkg"]),
     "own method missing": ("- method: l1_norm", "- method: no_such_pkg:Mine", ["arms[0].method", "no_such_pkg"]),
+    "own method of __main__": ("- method: l1_norm", "- method: __main__:Mine", ["arms[0].method", "'__main__'"]),
     "own data missing": ("{name: digits, size: 16}", "no_such_pkg:mine", ["base.data", "no_such_pkg"]),
     "own schedule missing": ("{name: clr, epochs: 1}", "no_such_pkg:mine", ["base.retrain", "no_such_pkg"]),
     "own search missing": ("name: s\n", "name: s\nsearch: no_such_pkg:Mine\n", ["search.name", "no_such_pkg"]),

@@ -15,14 +15,18 @@ def front(costs: Sequence[Sequence[float]]) -> list[int]:
     together; a point with a cost that is not finite never does.
     """
     measured = [i for i, cost in enumerate(costs) if all(map(math.isfinite, cost))]
-    if not measured:
-        return []
+    return [measured[i] for i in non_dominated([costs[i] for i in measured])]
+
+
+def non_dominated(costs: Sequence[Sequence[float]]) -> list[int]:
+    """Return the indices of the points that no other dominates, in order; a point with a NaN is never dominated."""
+    comparable = [i for i, cost in enumerate(costs) if not any(map(math.isnan, cost))]
     on_front: list[int] = []
-    best = np.empty((len(measured), len(costs[measured[0]])))
+    best = np.empty((len(comparable), len(costs[comparable[0]]) if comparable else 0))
     # In this order only a point before another can dominate it, and it is enough to look at those on the front.
-    for i in sorted(measured, key=lambda i: list(costs[i])):
+    for i in sorted(comparable, key=lambda i: list(costs[i])):
         cost, ahead = np.asarray(costs[i]), best[: len(on_front)]
         if not (np.all(ahead <= cost, axis=1) & np.any(ahead < cost, axis=1)).any():
             best[len(on_front)] = cost
             on_front.append(i)
-    return sorted(on_front)
+    return sorted({*range(len(costs))}.difference(comparable).union(on_front))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from orchestrator.sweep.search.build import check_search, fixed_search, is_adapt
 from orchestrator.sweep.search.drawn import drawn_and_not_ended
 from orchestrator.sweep.search.observation import EvaluatedTrial, check_decidable, observe
 from orchestrator.sweep.space.arms import ExpandedArm, PlannedTrial, check_endpoints, expand_arms, match_record
+from orchestrator.sweep.space.choices import own_code
 from orchestrator.sweep.stopping.policy import rule_of
 
 
@@ -92,8 +93,7 @@ def plan(space: SearchSpace, folder: Path | None = None) -> Plan:
         return _adaptive(space, arms, folder)
     trials: dict[str, PlannedTrial] = {}
     repeated = 0
-    for index, point in fixed_search(space.search).points(arms):
-        trial = arms[index].trial(point)
+    for trial in _fixed_trials(space, arms):
         if trial.trial_id in trials:
             repeated += 1
         else:
@@ -144,6 +144,22 @@ def stages_of(spec: TrialSpec) -> list[Stage]:
     elif attributes.get("reads_data"):
         stages.append(Stage("importance", spec.importance_key, spec, needs=(spec.baseline_key,)))
     return stages
+
+
+def _fixed_trials(space: SearchSpace, arms: tuple[ExpandedArm, ...]) -> Iterator[PlannedTrial]:
+    """Yield the trial at each point of a fixed search; raises :class:`SpecError`."""
+    name, search = space.search.name, fixed_search(space.search)
+    with own_code("search.name", f"{name!r} cannot give its points"):
+        for index, point in search.points(arms):
+            if not 0 <= index < len(arms):
+                raise SpecError("search.name", f"{name!r} gives a point of arm {index}; there are {len(arms)} arms")
+            axes = arms[index].axes
+            for axis in point:
+                if axis not in axes:
+                    raise SpecError(
+                        "search.name", f"{name!r} gives a point of unknown axis {axis!r}{nearest(axis, axes)}"
+                    )
+            yield arms[index].trial(point)
 
 
 def _adaptive(space: SearchSpace, arms: tuple[ExpandedArm, ...], folder: Path | None) -> Plan:

@@ -65,6 +65,7 @@ def run_jobs(dispatcher: Dispatcher, check: Callable[[], None]) -> None:
 
     Raises:
         StoreUnavailable: the store cannot be written any more.
+        SpecError: the stopper raised an exception.
         Exception: whatever `check` raises, which is called between two events.
     """
     while True:

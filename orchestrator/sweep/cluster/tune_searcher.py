@@ -56,9 +56,10 @@ class TuneSearcher(Searcher):
             self.requests[trial_id] = request
             return tune_config(request)
         over = self.dispatcher.backing_off or self.dispatcher.exhausted
-        # Tune would take an exception raised here for the trial's: where the store is unavailable, the callback ends
+        # Tune would take an exception raised here for the trial's: where the dispatcher has stopped, the callback ends
         # the run.
-        return Searcher.FINISHED if over and self.dispatcher.store_problem is None else None
+        stopped = self.dispatcher.store_problem is not None or self.dispatcher.error is not None
+        return Searcher.FINISHED if over and not stopped else None
 
     def on_report(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass on a message of a worker; the last one comes with the end of the Tune trial."""
@@ -129,6 +130,8 @@ class TuneEvents(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         dispatcher = self._searcher.dispatcher
+        if dispatcher.error is not None:
+            raise dispatcher.error
         if dispatcher.store_problem is not None:
             raise StoreUnavailable(dispatcher.store_problem)
         dispatcher.events.tick()

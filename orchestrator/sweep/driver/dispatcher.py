@@ -2,7 +2,7 @@
 
 A runner takes jobs with `next_job`, has workers do them and passes on what they report. Messages may come late or
 twice: only those of the attempt that is running count. When the dispatcher is `backing_off`, the runner waits until
-nothing runs and calls `resume_with_fewer`; when there is a `store_problem`, it stops.
+nothing runs and calls `resume_with_fewer`; when there is a `store_problem` or an `error`, it stops.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 
-from orchestrator.spec.failures import Failure, JobOutcome, store_unavailable
+from orchestrator.spec.errors import SpecError
+from orchestrator.spec.failures import Failure, JobOutcome, reason_of, store_unavailable
 from orchestrator.spec.result import TrialResult
 from orchestrator.sweep.driver.allocation import Allocation
 from orchestrator.sweep.driver.interfaces import JobEvents, RecordStore, SuggestionSource
@@ -57,6 +58,8 @@ class Dispatcher:
         self.events = events
         self.store_problem: str | None = None
         """Why the store cannot be written any more; nothing is handed out or recorded from then on."""
+        self.error: SpecError | None = None
+        """Why the stopper can judge no trial; nothing is handed out or recorded from then on."""
         self.backing_off = False
         """A job ran out of memory that it would have with fewer jobs beside it: nothing is handed out."""
         self._queue = JobQueue(jobs)
@@ -83,7 +86,7 @@ class Dispatcher:
 
     def next_job(self) -> JobRequest | None:
         """Return a job for a worker; None: wait, unless the dispatcher is `exhausted`."""
-        if self.backing_off or self.store_problem is not None:
+        if self.backing_off or self._is_stopped:
             return None
         try:
             return self._next_request()
@@ -101,7 +104,7 @@ class Dispatcher:
 
         A trial that goes on needs no verdict.
         """
-        if not self._is_current(request) or self.store_problem is not None:
+        if not self._is_current(request) or self._is_stopped:
             return
         epoch = report if isinstance(report, EpochReport) else report.epoch
         if isinstance(report, RungReport):
@@ -114,7 +117,7 @@ class Dispatcher:
 
     def on_ended(self, request: JobRequest, end: JobEnded | WorkerDied) -> None:
         """A worker has ended its job, or died over it."""
-        if not self._is_current(request) or self.store_problem is not None:
+        if not self._is_current(request) or self._is_stopped:
             return
         del self._running[request.job.key]
         self._judged.pop(request.job.key, None)
@@ -154,6 +157,10 @@ class Dispatcher:
         running = self._running.get(request.job.key)
         return running is not None and running.attempt == request.attempt
 
+    @property
+    def _is_stopped(self) -> bool:
+        return self.store_problem is not None or self.error is not None
+
     def _stop_or_raise(self, problem: OSError) -> None:
         if not store_unavailable(problem):
             raise problem
@@ -191,7 +198,13 @@ class Dispatcher:
         judged = self._judged.setdefault(job.key, set())
         if self._policy is None or report.rung in judged:
             return
-        reason = self._policy.decide(Progress(job.key, report.rung, report.curve, report.sizes))
+        try:
+            reason = self._policy.decide(Progress(job.key, report.rung, report.curve, report.sizes))
+        except (Exception, SystemExit) as problem:
+            message = f"{self._policy.name!r} cannot judge trial {job.key} at rung {report.rung}: {reason_of(problem)}"
+            self.error = SpecError("stopper.name", message)
+            self.error.__cause__ = problem
+            return
         if reason is not None:
             self._store.write_verdict(job.key, report.rung, f"{self._policy.name}: {reason}")
         judged.add(report.rung)

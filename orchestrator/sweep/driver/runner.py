@@ -52,7 +52,10 @@ class Runner(Protocol):
         """Return how many trials run at once."""
 
     def run_jobs(self, dispatcher: Dispatcher, check: Check) -> None:
-        """Run the jobs of a dispatcher until all have ended; raise StoreUnavailable or what `check` raises."""
+        """Run the jobs of a dispatcher until all have ended.
+
+        Raises StoreUnavailable, the `error` of the dispatcher or what `check` raises.
+        """
 
     def measure_all(
         self,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.records.records import DamagedRecord, read_latency, read_result, recorded_ids
 from orchestrator.spec.errors import SpecError
-from orchestrator.spec.failures import store_unavailable
+from orchestrator.spec.failures import reason_of, store_unavailable
 from orchestrator.spec.result import TrialResult
 from orchestrator.storage.store import Store
 from orchestrator.storage.sweep_paths import SweepPaths
@@ -53,6 +53,8 @@ class Suggestions:
         self._foreign: deque[EvaluatedTrial] = deque()
         self._changed = threading.Condition()
         self._is_over = self._is_closing = False
+        self._has_drawn = False
+        """Whether the search has suggested a trial here; until then, whatever it raises is an error."""
         self._store_error: OSError | None = None
         """Why no drawn trial can be noted any more."""
         self.error: SpecError | None = None
@@ -164,13 +166,17 @@ class Suggestions:
     def _run(self, unended: Sequence[PlannedTrial]) -> None:
         try:
             self._serve(unended)
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
+            # Nobody may wait for a thread that has ended.
             if isinstance(problem, OSError) and store_unavailable(problem):
                 self._store_error = problem
                 self._end()
-                return
-            # Nobody may wait for a thread that has ended.
-            self._end(f"the search ended early: {problem or type(problem).__name__}")
+            elif self._has_drawn:
+                self._end(f"the search ended early: {problem or type(problem).__name__}")
+            else:
+                reason = f"{self._space.search.name!r} cannot draw a trial: {reason_of(problem)}"
+                self.error = problem if isinstance(problem, SpecError) else SpecError("search.name", reason)
+                self._end()
 
     def _end(self, note: str | None = None) -> None:
         with self._changed:
@@ -209,6 +215,7 @@ class Suggestions:
                 self._end()
             else:
                 note_drawn(self._store, self._folder, trial)
+                self._has_drawn = True
                 with self._changed:
                     self._counted.add(trial.trial_id)
                     self._ready.append(trial)

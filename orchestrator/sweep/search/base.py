@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -15,21 +16,21 @@ ArmPoint = tuple[int, dict[str, Any]]
 """Index of an arm and a point of its axes."""
 
 
-class FixedSearch:
+class FixedSearch(metaclass=ABCMeta):
     """Base of a search whose points are known before any trial has run; its dataclass fields are its parameters."""
 
     adaptive: ClassVar[bool] = False
 
+    @abstractmethod
     def points(self, arms: Sequence[ExpandedArm]) -> Iterator[ArmPoint]:
         """Yield the points to run, in order; points that resolve to one trial run once.
 
         Raises:
             SpecError: axes that the search cannot take.
         """
-        raise NotImplementedError
 
 
-class AdaptiveSearch:
+class AdaptiveSearch(metaclass=ABCMeta):
     """Base of a search that draws the next trial from what earlier ones gave; its dataclass fields are its parameters.
 
     The number of trials to draw is `search.trials` of the search space.
@@ -37,6 +38,7 @@ class AdaptiveSearch:
 
     adaptive: ClassVar[bool] = True
 
+    @abstractmethod
     def start(
         self,
         space: SearchSpace,
@@ -52,7 +54,6 @@ class AdaptiveSearch:
             evaluated: what is recorded already, in order.
             journal: a file that the study may keep as a view of itself; None: no file.
         """
-        raise NotImplementedError
 
 
 class Study(Protocol):

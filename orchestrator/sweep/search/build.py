@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from orchestrator.sweep.search import SEARCHES
 from orchestrator.sweep.search.base import AdaptiveSearch, FixedSearch, Study
 from orchestrator.sweep.search.observation import EvaluatedTrial
 from orchestrator.sweep.space.arms import ExpandedArm
-from orchestrator.sweep.space.choices import checked_parameters, instance
+from orchestrator.sweep.space.choices import checked_parameters, instance, own_code
 
 _OWNERS = {"blocks": "sobol", "trajectories": "morris"}
 """Parameters that only one of the package's searches takes."""
@@ -53,11 +54,17 @@ def check_search(search: Search) -> None:
         if getattr(search, key) is None and (key in taken or (key == "trials" and adaptive)):
             raise SpecError(join("search", key), problem.format(name=search.name))
     checked_parameters(SEARCHES, search.name, _parameters(search), "search")
+    if adaptive:
+        try:
+            replace(SEARCHES, base=f"{AdaptiveSearch.__module__}:AdaptiveSearch").describe(search.name)
+        except UnknownName as error:
+            raise SpecError("search.name", str(error)) from None
 
 
 def fixed_search(search: Search) -> FixedSearch:
     """Import and construct a search that is not adaptive; raises :class:`SpecError`."""
-    return instance(SEARCHES, search.name, _parameters(search), "search", FixedSearch)
+    _check_base(search.name)
+    return instance(SEARCHES, search.name, _parameters(search), "search", FixedSearch)  # type: ignore[type-abstract]
 
 
 def start_study(
@@ -67,8 +74,24 @@ def start_study(
     journal: Path | None = None,
 ) -> Study:
     """Import the adaptive search of a search space and start it; see `AdaptiveSearch.start`."""
-    search = instance(SEARCHES, space.search.name, _parameters(space.search), "search", AdaptiveSearch)
-    return search.start(space, arms, evaluated, journal)
+    name = space.search.name
+    search = instance(SEARCHES, name, _parameters(space.search), "search", AdaptiveSearch)  # type: ignore[type-abstract]
+    with own_code("search.name", f"{name!r} cannot start"):
+        return search.start(space, arms, evaluated, journal)
+
+
+def _check_base(name: str) -> None:
+    """Refuse a class that is no search at all, or one whose source does not show that it is adaptive."""
+    try:
+        kind = SEARCHES.load(name)
+    except (Exception, SystemExit):
+        return  # constructing it says why
+    if not isinstance(kind, type) or not issubclass(kind, FixedSearch | AdaptiveSearch):
+        bases = f"{FixedSearch.__module__}.FixedSearch, nor from AdaptiveSearch"
+        raise SpecError("search.name", f"{name!r} is not derived from {bases}")
+    if issubclass(kind, AdaptiveSearch):
+        remedy = f"name its base directly, by 'from {AdaptiveSearch.__module__} import AdaptiveSearch'"
+        raise SpecError("search.name", f"the source of {name!r} does not show that it is adaptive: {remedy}")
 
 
 def _parameters(search: Search) -> dict[str, Any]:

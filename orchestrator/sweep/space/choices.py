@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from orchestrator.plugins import Registry, UnknownName
 from orchestrator.spec.errors import SpecError, first_problem, join
+from orchestrator.spec.failures import reason_of
 
 Plugin = TypeVar("Plugin")
 
@@ -40,14 +42,37 @@ def instance(registry: Registry, name: str, params: Mapping[str, Any], section: 
     """Import a plug-in and construct it from its parameters.
 
     Raises:
-        SpecError: as `checked_parameters`, or the plug-in cannot be imported or is not derived from `base`.
+        SpecError: as `checked_parameters`, or the plug-in cannot be imported, does not implement `base`, or refuses its
+            parameters.
     """
     checked = checked_parameters(registry, name, params, section).model_dump()
     try:
         kind = registry.load(name)
-    except Exception as error:
+    except UnknownName as error:
+        raise SpecError(join(section, "name"), str(error)) from None
+    except (Exception, SystemExit) as error:
         raise SpecError(join(section, "name"), f"{name!r} cannot be imported: {error}") from None
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise SpecError(join(section, "name"), f"{name!r} is not derived from {base.__module__}.{base.__name__}")
-    plugin: Plugin = kind(**checked)
+    missing: frozenset[str] = getattr(kind, "__abstractmethods__", frozenset())
+    if missing:
+        raise SpecError(join(section, "name"), f"{name!r} does not implement {', '.join(sorted(missing))}")
+    with own_code(join(section, "name"), f"{name!r} cannot be constructed"):
+        plugin: Plugin = kind(**checked)
     return plugin
+
+
+@contextmanager
+def own_code(path: str, failure: str) -> Iterator[None]:
+    """Turn whatever a plug-in raises in the block into a SpecError at `path`; one that it raises itself stays.
+
+    Args:
+        path: where the search space names the plug-in.
+        failure: what the plug-in failed to do; the reason is appended.
+    """
+    try:
+        yield
+    except SpecError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise SpecError(path, f"{failure}: {reason_of(error)}") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.metrics.pareto import front
+from orchestrator.metrics.pareto import non_dominated
 from orchestrator.spec.errors import SpecError
 from orchestrator.spec.metric import SIZES, VALIDATED
 from orchestrator.spec.search_space import SearchSpace
@@ -34,12 +34,12 @@ class Moasha(Asha):
 
 
 def n_on_better_fronts(costs: Costs, others: Sequence[Costs]) -> int:
-    """Return how many points stand on a non-dominated front before that of `costs`."""
+    """Return how many points stand on a non-dominated front before that of `costs`; NaN stands on the first."""
     remaining = [*others, costs]
     ahead = 0
     while remaining:
-        first = {remaining[i] for i in front(remaining)}
-        if not first or costs in first:
+        first = {remaining[i] for i in non_dominated(remaining)}
+        if costs in first:
             return ahead
         ahead += sum(point in first for point in remaining)
         remaining = [point for point in remaining if point not in first]

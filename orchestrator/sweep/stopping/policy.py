@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from orchestrator.spec.errors import SpecError
 from orchestrator.spec.result import TrialResult
 from orchestrator.spec.search_space import SearchSpace
 from orchestrator.spec.trial import Choice
-from orchestrator.sweep.space.choices import checked_parameters, instance
+from orchestrator.sweep.space.choices import checked_parameters, instance, own_code
 from orchestrator.sweep.stopping import STOPPERS
 from orchestrator.sweep.stopping.rule import Progress, StoppingRule
 
@@ -54,11 +55,17 @@ def rule_of(space: SearchSpace) -> StoppingRule:
     """Return the stopper of a search space that has one.
 
     Raises:
-        SpecError: an unknown name, a bad parameter, or objectives that it cannot compare.
+        SpecError: an unknown name, a bad parameter, objectives that it cannot compare, or rungs that are no shares.
     """
     assert space.stopper is not None
-    rule = instance(STOPPERS, space.stopper.name, space.stopper.params, "stopper", StoppingRule)
-    rule.check(space)
+    name = space.stopper.name
+    rule = instance(STOPPERS, name, space.stopper.params, "stopper", StoppingRule)  # type: ignore[type-abstract]
+    with own_code("stopper.name", f"{name!r} cannot check the search space"):
+        rule.check(space)
+    with own_code("stopper.name", f"{name!r} has no usable rungs"):
+        rungs = rule.shares()
+        if not all(0 <= rung <= 1 for rung in rungs):
+            raise SpecError("stopper.name", f"{name!r} has rungs that are no shares of the retraining: {rungs}")
     return rule
 
 

@@ -6,6 +6,7 @@ and trials of different length are at the same point of their cycle only at the 
 
 from __future__ import annotations
 
+from abc import ABCMeta, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,13 +31,14 @@ class Progress:
     """Metrics of the network right after the cut."""
 
 
-class StoppingRule:
+class StoppingRule(metaclass=ABCMeta):
     """Base of a stopper; its dataclass fields are its parameters. Trials alone are stopped, never shared stages."""
 
+    @abstractmethod
     def shares(self) -> tuple[float, ...]:
         """Return the rungs as shares of the retraining; 0 is right after the cut."""
-        raise NotImplementedError
 
+    @abstractmethod
     def verdict(self, progress: Progress, others: Sequence[Progress], space: SearchSpace) -> str | None:
         """Return why a trial ends at a rung, or None if it goes on.
 
@@ -45,9 +47,8 @@ class StoppingRule:
             others: the reports of all other trials at the same rung.
             space: the search space, with objectives and constraints.
         """
-        raise NotImplementedError
 
-    def check(self, space: SearchSpace) -> None:
+    def check(self, space: SearchSpace) -> None:  # noqa: B027
         """Raise :class:`SpecError` where the rule could never compare what objectives and constraints ask for."""
 
     def position(self, progress: Progress) -> str:

@@ -78,6 +78,8 @@ class InlineRunner:
             request = dispatcher.next_job()
             if request is not None:
                 _run_job(dispatcher, request)
+            if dispatcher.error is not None:
+                raise dispatcher.error
             if dispatcher.store_problem is not None:
                 raise StoreUnavailable(dispatcher.store_problem)
             dispatcher.events.tick()
@@ -104,17 +106,30 @@ class InlineRunner:
 
 
 def _run_job(dispatcher: Dispatcher, request: JobRequest) -> None:
+    problems: list[Exception] = []
+
     def tell(message: Message) -> None:
-        if isinstance(message, JobEnded):
-            dispatcher.on_ended(request, message)
-        else:
-            dispatcher.on_report(request, message)
+        try:
+            if isinstance(message, JobEnded):
+                dispatcher.on_ended(request, message)
+            else:
+                dispatcher.on_report(request, message)
+            if dispatcher.error is not None:
+                raise dispatcher.error
+        except Exception as problem:
+            problems.append(problem)
+            # The driver's problem, not the trial's: a worker records every other exception as the trial's failure.
+            raise KeyboardInterrupt from problem
 
     dispatcher.on_started(request)
     try:
         work(request, tell, _device(dispatcher.allocation.resources), _print_traceback)
     except DeviceLost:
         raise Interrupted("this process has lost its GPU; another one may go on") from None
+    except KeyboardInterrupt:
+        if problems:
+            raise problems[0] from problems[0].__cause__
+        raise
 
 
 def _print_traceback(failure: Failure) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import pytest
 from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
 
+from orchestrator.spec.errors import SpecError
 from orchestrator.spec.failures import JobOutcome
-from orchestrator.sweep.cluster.tune_searcher import LifoScheduler, TuneSearcher, tune_result
+from orchestrator.sweep.cluster.tune_searcher import LifoScheduler, TuneEvents, TuneSearcher, tune_result
 from orchestrator.sweep.driver.messages import EpochReport, JobEnded, WorkerDied
 
 
@@ -87,3 +90,17 @@ def test_a_worker_that_lost_its_device_says_so_and_then_ends_with_an_error() -> 
     assert "done" not in tune_result(end)
     searcher.on_report("a", tune_result(end))
     assert recorder.ends == [end]
+
+
+def test_an_error_of_the_dispatcher_is_raised_between_two_events_and_finishes_nothing_before() -> None:
+    error = SpecError("stopper.name", "cannot judge")
+    dispatcher: Any = SimpleNamespace(
+        error=error, store_problem=None, backing_off=False, exhausted=True, next_job=lambda: None
+    )
+    searcher = TuneSearcher(dispatcher)
+    assert searcher.suggest("a") is None
+    with pytest.raises(SpecError) as raised:
+        TuneEvents(searcher, lambda: None).on_step_end(0, [])
+    assert raised.value is error
+    dispatcher.error = None
+    assert searcher.suggest("a") == Searcher.FINISHED

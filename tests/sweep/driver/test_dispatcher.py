@@ -207,6 +207,22 @@ def test_a_verdict_is_written_once_for_the_attempt_that_waits_for_it() -> None:
     assert [event for event in bench.log.named("epoch") if event[0] == weak.job.key] == [(weak.job.key, 1)] * 2
 
 
+def test_a_stopper_that_raises_stops_everything_and_records_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    this = planned(stopper={"name": "asha", "rungs": 1})
+    policy = StoppingPolicy(this.space)
+    monkeypatch.setattr(policy, "decide", lambda progress: 1 / 0)
+    bench = Bench(this, policy=policy)
+    for _ in range(2):
+        bench.finish(bench.start("baseline"))
+    trial = bench.start("trial")
+    bench.dispatcher.on_report(trial, RungReport(0, (0.1, 0.5), {}, None))
+    reason = f"stopper.name: 'asha' cannot judge trial {trial.job.key} at rung 0: ZeroDivisionError: division by zero"
+    assert str(bench.dispatcher.error) == reason
+    bench.finish(trial, JobOutcome.FAILED, "no")
+    assert bench.dispatcher.next_job() is None
+    assert not bench.store.records
+
+
 class OneSuggestion:
     """A search that suggests one trial, whose latency it must be told."""
 

@@ -73,6 +73,13 @@ def test_moasha_keeps_by_fronts_and_never_ends_the_first() -> None:
     assert verdicts(policy, 0, values, macs) == [True, True, True, False, False]
 
 
+def test_moasha_keeps_a_cost_that_is_no_number_on_the_first_front() -> None:
+    unmeasured = (float("nan"), 9.0)
+    assert n_on_better_fronts(unmeasured, [(0.1, 1.0), (0.2, 2.0)]) == 0
+    assert n_on_better_fronts((0.2, 2.0), [(0.1, 1.0), unmeasured]) == 2
+    assert n_on_better_fronts((float("inf"), 2.0), [(0.1, 1.0), (0.2, 2.0)]) == 2
+
+
 def test_median_waits_for_others_and_compares_with_their_means() -> None:
     policy = StoppingPolicy(space({"name": "median", "rungs": 1, "trials": 3}))
     policy.replay([record(f"r{i}", [mean, mean, mean, mean]) for i, mean in enumerate((0.2, 0.4))])

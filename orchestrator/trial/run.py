@@ -86,7 +86,7 @@ def execute_trial(
         checkpoint_folder = workspace.paths.trial(spec.trial_id).checkpoint
         with training_checkpoint(checkpoint_folder, workspace.store.bucket) as checkpoint:
             measured = _trial(Context(spec, workspace, report or _ignore), cut, checkpoint, metrics)
-    except (Exception, SystemExit) as problem:  # a plug-in's `sys.exit` ends its trial, not the sweep
+    except Exception as problem:
         failure = classify(problem)
         if failure.outcome is JobOutcome.STORE_UNAVAILABLE:
             # No property of the trial: it would be recorded as failed, and never run again.

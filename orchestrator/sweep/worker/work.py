@@ -145,7 +145,7 @@ def _do_stage(request: JobRequest, workspace: Workspace, tell: Tell, on_failure:
         else:
             reporter = _Reporter(workspace.store, workspace.paths.trial(job.spec.trial_id), (), tell)
             run_stage(job.kind, job.spec, workspace, reporter.epoch)
-    except (Exception, SystemExit) as problem:
+    except Exception as problem:
         failure = classify(problem)
         on_failure(failure)
         if failure.outcome is JobOutcome.OUT_OF_MEMORY and job.kind == LATENCY:

@@ -57,23 +57,6 @@ FIXED = {
     "raises": ("class A(FixedSearch):\n def points(self, arms): 1 / 0", "cannot give its points: ZeroDivisionError"),
     "no base": ("class A: ...", "not derived from orchestrator.sweep.search.base.FixedSearch, nor from AdaptiveSearch"),
     "post init": (
-        "@dataclass\nclass A(AdaptiveSearch):\n def start(self, *a): ...\n"
-        " def __post_init__(self): raise ValueError('no')",
-        "cannot be constructed: ValueError: no",
-    ),
-}
-FIXED = {
-    "no points": ("class A(FixedSearch): ...", "does not implement points"),
-    "axis": ("class A(FixedSearch):\n def points(self, arms): yield 0, {'sed': 1}", "unknown axis 'sed'; did you mean"),
-    "arm": ("class A(FixedSearch):\n def points(self, arms): yield 3, {}", "a point of arm 3; there are 1"),
-    "no pair": ("class A(FixedSearch):\n def points(self, arms): yield 3", "cannot give its points: TypeError"),
-    "raises": ("class A(FixedSearch):\n def points(self, arms): 1 / 0", "cannot give its points: ZeroDivisionError"),
-    "no base": ("class A: ...", "not derived from orchestrator.sweep.search.base.FixedSearch, nor from AdaptiveSearch"),
-    "hidden base": (
-        "import orchestrator.sweep.search.base as b\nclass A(b.AdaptiveSearch):\n def start(self, *a): ...",
-        "does not show that it is adaptive",
-    ),
-    "post init": (
         "@dataclass\nclass A(FixedSearch):\n def points(self, arms): ...\n"
         " def __post_init__(self): raise ValueError('no')",
         "cannot be constructed: ValueError: no",
